@@ -1,0 +1,266 @@
+//! The spec: text → [`Spec`], every key typed, every value that a later stage may have to complain
+//! about with its place in the file.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::path::JailPath;
+
+/// Where a value stands: for messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The file as it is named in messages (`spec.toml`, or `base (built in)`).
+    pub file: Arc<str>,
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file, self.line, self.column)
+    }
+}
+
+/// A value and its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed<T> {
+    /// What was written.
+    pub value: T,
+    /// Where it was written.
+    pub at: Position,
+}
+
+/// A spec with its includes merged in.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// The jail's name: the host name inside, and what messages call it.
+    pub name: String,
+    /// Every text that went into it, the spec itself last.
+    pub sources: Vec<Source>,
+    /// `[rootfs]`
+    pub rootfs: RootfsSpec,
+    /// `[process]`
+    pub process: Process,
+    /// `[workspace]`, absent unless written.
+    pub workspace: Option<Workspace>,
+    /// `[[mount]]`
+    pub mounts: Vec<Mount>,
+    /// `[tmpfs]`: writable places of their own size, in bytes.
+    pub tmpfs: BTreeMap<JailPath, u64>,
+    /// `[limits]`
+    pub limits: Limits,
+    /// `[network]`
+    pub network: Network,
+    /// `[hardening]`
+    pub hardening: Hardening,
+}
+
+/// One spec text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Where it was found.
+    pub origin: SourceOrigin,
+    /// Its bytes.
+    pub text: Arc<str>,
+}
+
+/// Where a spec text comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceOrigin {
+    /// A file; the path is absolute.
+    File(PathBuf),
+    /// A spec embedded in the binary, by name.
+    BuiltIn(&'static str),
+}
+
+/// `[rootfs]`: what is in the jail's tree.
+#[derive(Clone, Debug, Default)]
+pub struct RootfsSpec {
+    /// Names looked up in the fixed search path, or absolute paths.
+    pub programs: Vec<Placed<String>>,
+    /// Sonames, looked up as the loader would for a dlopen.
+    pub libraries: Vec<Placed<String>>,
+    /// Files to copy or to write.
+    pub files: Vec<Placed<FileRule>>,
+    /// Globs of jail paths that `files` and `packages` leave out.
+    pub exclude: Vec<Placed<String>>,
+    /// Packages of the distribution, all of whose files are taken.
+    pub packages: Vec<Placed<String>>,
+    /// Symbolic links to make: path → target as written.
+    pub symlinks: BTreeMap<JailPath, Placed<PathBuf>>,
+    /// Directories to make.
+    pub directories: Vec<Placed<JailPath>>,
+}
+
+/// One element of `files`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileRule {
+    /// A glob of absolute paths, copied to the same paths.
+    Glob {
+        /// The pattern.
+        pattern: String,
+        /// `optional = true`: no match is no error.
+        optional: bool,
+    },
+    /// One file or tree, copied elsewhere.
+    Copy {
+        /// Where it is: absolute, or relative to the spec's directory and already joined to it.
+        from: PathBuf,
+        /// Where it goes.
+        to: JailPath,
+        /// Permission bits; the file's own (without setuid, setgid and write) when absent.
+        mode: Option<u32>,
+        /// `optional = true`: a missing file is no error.
+        optional: bool,
+    },
+    /// A file written out in the spec.
+    Content {
+        /// Its bytes.
+        content: String,
+        /// Where it goes.
+        to: JailPath,
+        /// Permission bits; 0444 when absent.
+        mode: Option<u32>,
+    },
+}
+
+/// `[process]`: what runs.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// Program and arguments; default `sh`.
+    pub command: Vec<String>,
+    /// Working directory; default the workspace, else the home directory.
+    pub directory: Option<JailPath>,
+    /// The user's name inside; its uid and gid are 1000, its home `/home/NAME`.
+    pub user: String,
+    /// Variables set.
+    pub env: BTreeMap<String, String>,
+    /// Variables taken from the caller.
+    pub pass_env: Vec<String>,
+}
+
+impl Process {
+    /// The user's home directory inside.
+    pub fn home(&self) -> JailPath {
+        JailPath::root().child("home".as_ref()).child(self.user.as_ref())
+    }
+}
+
+/// `[workspace]`: the host directory that the jail works on, seen at `/workspace`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workspace {
+    /// On the host; relative to where `enter` is called.
+    pub path: Placed<PathBuf>,
+    /// How it is given.
+    pub mode: WorkspaceMode,
+}
+
+/// How the workspace is given to the jail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkspaceMode {
+    /// Writes reach the host at once.
+    Direct,
+    /// No writes.
+    ReadOnly,
+}
+
+/// One `[[mount]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// On the host: `~` stands for the caller's home, relative is relative to where `enter` is called.
+    pub from: Placed<PathBuf>,
+    /// In the jail.
+    pub to: JailPath,
+    /// Whether the jail may write there.
+    pub access: Access,
+    /// Whether files there may be executed; default yes.
+    pub exec: bool,
+    /// Make the host directory when it is missing.
+    pub create: bool,
+    /// Leave the mount out when `from` is missing.
+    pub optional: bool,
+}
+
+/// What the jail may do with a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// `read-only`
+    ReadOnly,
+    /// `read-write`
+    ReadWrite,
+}
+
+/// `[limits]`; `None` is "not written", which gets jailmk's default.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Limits {
+    /// Bytes: cgroup v2 memory.max.
+    pub memory: Option<u64>,
+    /// Bytes: cgroup v2 memory.swap.max; default 0.
+    pub swap: Option<u64>,
+    /// Processors: cgroup v2 cpu.max.
+    pub cpus: Option<f64>,
+    /// Processes and threads: cgroup v2 pids.max.
+    pub processes: Option<u64>,
+    /// Descriptors a process may hold: RLIMIT_NOFILE.
+    pub open_files: Option<u64>,
+    /// Bytes that the jail may write in its own tmpfs, and the largest file: RLIMIT_FSIZE.
+    pub disk: Option<u64>,
+    /// Wall clock.
+    pub time: Option<Duration>,
+}
+
+/// `[network] mode`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// A new network namespace with loopback only.
+    None,
+    /// The host's network.
+    Host,
+}
+
+/// `[hardening]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hardening {
+    /// Whether Landlock must be there.
+    pub landlock: Demand,
+    /// Which system call filter.
+    pub seccomp: SeccompProfile,
+    /// Layers that may be missing.
+    pub degrade: Vec<Degradable>,
+}
+
+/// How much a layer is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// It must be there, or `enter` fails.
+    Required,
+    /// It is used as far as the kernel has it; one line says what is weaker.
+    BestEffort,
+    /// It is not used; one line says so.
+    Off,
+}
+
+/// `[hardening] seccomp`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SeccompProfile {
+    /// For agents: compilers, interpreters, debuggers of own children.
+    Default,
+    /// For daemons: no ptrace, no new executable memory tricks, no exotic calls.
+    Strict,
+}
+
+/// A layer that `degrade` may name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Degradable {
+    /// Limits by cgroup v2.
+    Cgroup,
+    /// Landlock.
+    Landlock,
+    /// The system call filter.
+    Seccomp,
+}
