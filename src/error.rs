@@ -27,17 +27,27 @@ pub mod status {
     pub const NOT_FOUND: u8 = 127;
 }
 
-/// An error as it is shown: one line that joins the causes, then one `hint:` line for each cure.
-pub struct Report<'a>(pub &'a dyn StageError);
+/// An error with its causes on one line.
+pub struct Causes<'a>(pub &'a dyn Error);
 
-impl fmt::Display for Report<'_> {
+impl fmt::Display for Causes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "jailmk: {}", self.0)?;
+        write!(f, "{}", self.0)?;
         let mut cause = self.0.source();
         while let Some(error) = cause {
             write!(f, ": {error}")?;
             cause = error.source();
         }
+        Ok(())
+    }
+}
+
+/// An error as it is shown: one line that joins the causes, then one `hint:` line for each cure.
+pub struct Report<'a>(pub &'a dyn StageError);
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "jailmk: {}", Causes(self.0))?;
         for hint in self.0.hints() {
             write!(f, "\nhint: {hint}")?;
         }

@@ -59,8 +59,46 @@ impl fmt::Display for HostPath {
 }
 
 /// An absolute, normalised path inside the jail: no `.`, no `..`, no doubled or trailing slash.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+///
+/// Ordered by component, so that a directory comes before what it holds and that before its next sibling.
+#[derive(Clone, Debug)]
 pub struct JailPath(PathBuf);
+
+// By bytes, which is the same for a normalised path: comparing components costs ten times as much, and
+// maps of thousands of paths do little else.
+
+impl PartialEq for JailPath {
+    fn eq(&self, other: &JailPath) -> bool {
+        self.0.as_os_str() == other.0.as_os_str()
+    }
+}
+
+impl Eq for JailPath {}
+
+impl std::hash::Hash for JailPath {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.0.as_os_str().hash(state);
+    }
+}
+
+impl Ord for JailPath {
+    fn cmp(&self, other: &JailPath) -> std::cmp::Ordering {
+        let (a, b) = (self.0.as_os_str().as_bytes(), other.0.as_os_str().as_bytes());
+        let common = a.iter().zip(b).take_while(|(a, b)| a == b).count();
+        // The separator comes before every byte that a name can hold.
+        let rank = |byte: u8| if byte == b'/' { 0 } else { u16::from(byte) + 1 };
+        match (a.get(common), b.get(common)) {
+            (Some(a), Some(b)) => rank(*a).cmp(&rank(*b)),
+            _ => a.len().cmp(&b.len()),
+        }
+    }
+}
+
+impl PartialOrd for JailPath {
+    fn partial_cmp(&self, other: &JailPath) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 /// Why a text is no [`JailPath`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -181,6 +219,18 @@ mod tests {
         assert_eq!(JailPath::new("/a//./b/").unwrap().as_path(), Path::new("/a/b"));
         assert_eq!(JailPath::new("a"), Err(JailPathError::Relative));
         assert_eq!(JailPath::new("/a/../b"), Err(JailPathError::Climbs));
+    }
+
+    #[test]
+    fn jail_paths_are_ordered_by_component() {
+        let names =
+            ["/", "/a", "/a/b", "/a/b/c", "/a/b-", "/a!", "/a-b", "/a-b/c", "/ab", "/b", "/\u{1}", "/B"];
+        for a in names {
+            for b in names {
+                let expected = Path::new(a).cmp(Path::new(b));
+                assert_eq!(JailPath::new(a).unwrap().cmp(&JailPath::new(b).unwrap()), expected, "{a} {b}");
+            }
+        }
     }
 
     #[test]
