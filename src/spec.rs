@@ -3,11 +3,37 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::path::JailPath;
+
+pub mod builtin;
+mod document;
+mod field;
+pub mod find;
+mod init;
+pub mod keys;
+mod load;
+mod position;
+mod read;
+pub mod refusal;
+mod schema;
+pub mod value;
+
+pub use find::Trust;
+pub use init::init_text;
+pub use load::{load, parse};
+pub use refusal::{Refusal, SpecError};
+pub use schema::json_schema;
+pub use value::{ValueError, duration as parse_duration};
+
+/// The file that names the resolvers, as resolv.conf(5).
+pub const RESOLVER: &str = "/etc/resolv.conf";
+
+/// Where the jail sees its workspace.
+pub const WORKSPACE: &str = "/workspace";
 
 /// Where a value stands: for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +84,17 @@ pub struct Spec {
     pub network: Network,
     /// `[hardening]`
     pub hardening: Hardening,
+}
+
+impl Spec {
+    /// Whether `files` or a mount of the spec names this path of the jail.
+    pub fn brings(&self, path: &str) -> bool {
+        let file = |rule: &Placed<FileRule>| match &rule.value {
+            FileRule::Glob { pattern, .. } => pattern == path,
+            FileRule::Copy { to, .. } | FileRule::Content { to, .. } => to.as_path() == Path::new(path),
+        };
+        self.rootfs.files.iter().any(file) || self.mounts.iter().any(|m| m.to.as_path() == Path::new(path))
+    }
 }
 
 /// One spec text.
@@ -206,7 +243,7 @@ pub struct Limits {
     pub cpus: Option<f64>,
     /// Processes and threads: cgroup v2 pids.max.
     pub processes: Option<u64>,
-    /// Descriptors a process may hold: RLIMIT_NOFILE.
+    /// Descriptors a process may hold: RLIMIT_NOFILE, soft and hard.
     pub open_files: Option<u64>,
     /// Bytes that the jail may write in its own tmpfs, and the largest file: RLIMIT_FSIZE.
     pub disk: Option<u64>,
@@ -217,8 +254,10 @@ pub struct Limits {
 /// `[network] mode`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Network {
-    /// A new network namespace with loopback only.
+    /// A new network namespace: loopback only, and no TCP even there where the kernel can forbid it.
     None,
+    /// A new network namespace in which the jail's processes reach each other over loopback.
+    Loopback,
     /// The host's network.
     Host,
 }
@@ -261,6 +300,4 @@ pub enum Degradable {
     Cgroup,
     /// Landlock.
     Landlock,
-    /// The system call filter.
-    Seccomp,
 }

@@ -1,0 +1,31 @@
+//! The specs that come with jailmk, embedded in it.
+
+const SPECS: &[(&str, &str)] = &[
+    ("base", include_str!("../../rootfs-specs/base.toml")),
+    ("c", include_str!("../../rootfs-specs/c.toml")),
+    ("curl", include_str!("../../rootfs-specs/curl.toml")),
+    ("git", include_str!("../../rootfs-specs/git.toml")),
+    ("node", include_str!("../../rootfs-specs/node.toml")),
+    ("perl", include_str!("../../rootfs-specs/perl.toml")),
+    ("python", include_str!("../../rootfs-specs/python.toml")),
+    ("shell", include_str!("../../rootfs-specs/shell.toml")),
+    ("ssh", include_str!("../../rootfs-specs/ssh.toml")),
+    ("terminal", include_str!("../../rootfs-specs/terminal.toml")),
+    ("tls", include_str!("../../rootfs-specs/tls.toml")),
+    ("vim", include_str!("../../rootfs-specs/vim.toml")),
+];
+
+/// The names of the built-in specs, sorted.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    SPECS.iter().map(|(name, _)| *name)
+}
+
+/// The text of a built-in spec.
+pub fn text(name: &str) -> Option<&'static str> {
+    find(name).map(|(_, text)| text)
+}
+
+/// The name and the text, both as embedded.
+pub(super) fn find(name: &str) -> Option<(&'static str, &'static str)> {
+    SPECS.iter().find(|(known, _)| *known == name).copied()
+}
