@@ -61,3 +61,4 @@ pub mod closure;
 pub mod error;
 pub mod path;
 pub mod spec;
+pub mod sys;
