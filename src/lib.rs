@@ -59,6 +59,7 @@
 pub mod caller;
 pub mod closure;
 pub mod error;
+pub mod layer;
 pub mod path;
 pub mod spec;
 pub mod sys;

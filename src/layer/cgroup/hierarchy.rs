@@ -1,0 +1,349 @@
+//! Where in the cgroup v2 hierarchy this process may make a leaf that has controllers.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use nix::unistd::{AccessFlags, faccessat, geteuid};
+
+use super::CgroupError;
+use crate::path::printable;
+use crate::sys::probe::extended_attribute;
+
+/// Where every distribution mounts cgroups.
+const MOUNT: &str = "/sys/fs/cgroup";
+/// Where systemd mounts a hierarchy without controllers beside cgroup v1.
+const HYBRID_MOUNT: &str = "/sys/fs/cgroup/unified";
+/// The group that root's jails share, so that all of them weigh as much as one other group.
+const SHARED_GROUP: &str = "jailmk";
+
+/// The mounted hierarchy and this process's group in it.
+#[derive(Clone, Debug)]
+pub struct Hierarchy {
+    mount: PathBuf,
+    own: PathBuf,
+}
+
+/// Why there is no usable hierarchy.
+#[derive(Debug, thiserror::Error)]
+pub enum HierarchyFault {
+    /// No cgroup2 filesystem is where it should be.
+    #[error("no cgroup2 filesystem is mounted at /sys/fs/cgroup")]
+    NotMounted,
+    /// The controllers are bound to cgroup v1 hierarchies.
+    #[error("this is a cgroup v1 host: the controllers are bound to cgroup v1 hierarchies")]
+    Legacy,
+    /// The kernel, or whoever started this container, gives no group these controllers.
+    #[error("the hierarchy has no {} controller", .0.join(", "))]
+    Lacks(Vec<&'static str>),
+    /// The group of this process cannot be seen from its cgroup namespace or mount.
+    #[error("the cgroup of this process is not below the mounted hierarchy")]
+    Outside,
+    /// /proc/self/cgroup or the mount cannot be read.
+    #[error("{} cannot be read", printable(path.as_os_str()))]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A group in which a leaf can be made: its controllers are enabled for its children.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    group: PathBuf,
+    shared: bool,
+}
+
+impl Place {
+    /// The group's directory.
+    pub fn group(&self) -> &Path {
+        &self.group
+    }
+
+    /// Whether jailmk made the group for all its jails and removes it with the last of them.
+    pub(super) fn shared(&self) -> bool {
+        self.shared
+    }
+}
+
+/// Why each group that came into question was not taken, nearest first.
+#[derive(Debug)]
+pub struct Refusals(pub Vec<Refusal>);
+
+impl std::error::Error for Refusals {}
+
+impl fmt::Display for Refusals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, refusal) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "; " };
+            write!(f, "{separator}{} {}", printable(refusal.group.as_os_str()), refusal.reason)?;
+        }
+        Ok(())
+    }
+}
+
+/// One group that was not taken.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Its directory.
+    pub group: PathBuf,
+    /// Why.
+    pub reason: RefusalReason,
+}
+
+/// Why a group cannot hold the leaf. The words follow the group's name.
+#[derive(Debug, thiserror::Error)]
+pub enum RefusalReason {
+    /// The kernel gives controllers only to children of groups without processes of their own.
+    #[error("holds processes itself")]
+    HoldsProcesses,
+    /// A directory, `cgroup.procs` or `cgroup.subtree_control` belongs to somebody else.
+    #[error("is not writable by this user")]
+    NotWritable,
+    /// Controllers that the group was not given.
+    #[error("has no {} controller", .0.join(", "))]
+    Lacks(Vec<&'static str>),
+    /// A system call failed in another way.
+    #[error("failed: {0}")]
+    Failed(io::Error),
+}
+
+impl From<io::Error> for RefusalReason {
+    fn from(error: io::Error) -> RefusalReason {
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => RefusalReason::NotWritable,
+            io::ErrorKind::ResourceBusy => RefusalReason::HoldsProcesses,
+            _ => RefusalReason::Failed(error),
+        }
+    }
+}
+
+impl Hierarchy {
+    /// Finds the mounted hierarchy and this process's own group in it.
+    ///
+    /// # Errors
+    /// It is not mounted, it has no controllers, or this process's group is not in sight.
+    pub fn find() -> Result<Hierarchy, CgroupError> {
+        let is_cgroup2 =
+            |path: &str| statfs(path).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC);
+        let has_memory = |mount: &Path| {
+            read(&mount.join("cgroup.controllers")).is_ok_and(|text| missing(&["memory"], &text).is_empty())
+        };
+        let mount = if is_cgroup2(MOUNT) {
+            PathBuf::from(MOUNT)
+        } else if is_cgroup2(HYBRID_MOUNT) && has_memory(Path::new(HYBRID_MOUNT)) {
+            // `cgroup_no_v1=` has given the v2 hierarchy of a hybrid host its controllers.
+            PathBuf::from(HYBRID_MOUNT)
+        } else if is_cgroup2(HYBRID_MOUNT) || Path::new("/sys/fs/cgroup/memory").exists() {
+            return Err(CgroupError::Hierarchy(HierarchyFault::Legacy));
+        } else {
+            return Err(CgroupError::Hierarchy(HierarchyFault::NotMounted));
+        };
+        let path = PathBuf::from("/proc/self/cgroup");
+        let text = read(&path)
+            .map_err(|source| CgroupError::Hierarchy(HierarchyFault::Unreadable { path, source }))?;
+        let own = own_group(&text).ok_or(CgroupError::Hierarchy(HierarchyFault::Outside))?;
+        // Joining an empty path would add a slash.
+        let own = if own.as_os_str().is_empty() { mount.clone() } else { mount.join(own) };
+        if !own.join("cgroup.procs").exists() {
+            return Err(CgroupError::Hierarchy(HierarchyFault::Outside));
+        }
+        Ok(Hierarchy { mount, own })
+    }
+
+    /// Where the hierarchy is mounted.
+    pub fn mount(&self) -> &Path {
+        &self.mount
+    }
+
+    /// The group of this process.
+    pub fn own(&self) -> &Path {
+        &self.own
+    }
+
+    /// Finds a group below which a leaf can be made, and enables `controllers` for its children.
+    ///
+    /// An ordinary user gets the nearest group above its own that will do. Root gets one that systemd
+    /// has marked as delegated, else a group that all its jails share, `jailmk` at the top; where that
+    /// cannot be made (the top of a container) the nearest that will do.
+    ///
+    /// # Errors
+    /// Every group with the reason why not.
+    pub fn place(&self, controllers: &[&'static str]) -> Result<Place, CgroupError> {
+        let root = geteuid().is_root();
+        let mut refusals = Vec::new();
+        let above: Vec<&Path> =
+            self.own.ancestors().take_while(|group| group.starts_with(&self.mount)).collect();
+        let take = |group: &Path, refusals: &mut Vec<Refusal>| match self.offer(group, controllers) {
+            Ok(()) => Some(Place { group: group.to_owned(), shared: false }),
+            Err(reason) => {
+                refusals.push(Refusal { group: group.to_owned(), reason });
+                None
+            }
+        };
+        if root {
+            for group in above.iter().filter(|group| is_delegated(group)) {
+                if let Some(place) = take(group, &mut refusals) {
+                    return Ok(place);
+                }
+            }
+            refusals.clear();
+            match self.shared_group(controllers) {
+                Ok(place) => return Ok(place),
+                Err(reason) => refusals.push(Refusal { group: self.mount.join(SHARED_GROUP), reason }),
+            }
+        }
+        for group in above {
+            if let Some(place) = take(group, &mut refusals) {
+                return Ok(place);
+            }
+        }
+        let present = read(&self.mount.join("cgroup.controllers")).unwrap_or_default();
+        match missing(controllers, &present) {
+            lacking if lacking.is_empty() => Err(CgroupError::Place(Refusals(refusals))),
+            lacking => Err(CgroupError::Hierarchy(HierarchyFault::Lacks(lacking))),
+        }
+    }
+
+    /// Whether a leaf can be made in `group`, a group at or above this process's own.
+    fn offer(&self, group: &Path, controllers: &[&'static str]) -> Result<(), RefusalReason> {
+        // A process in it keeps every other group than the topmost from having controllers below.
+        if group == self.own && group != self.mount {
+            return Err(RefusalReason::HoldsProcesses);
+        }
+        writable(group)?;
+        // clone3(2) with CLONE_INTO_CGROUP asks for this on the common ancestor of here and the leaf.
+        writable(&group.join("cgroup.procs"))?;
+        enable(group, controllers)
+    }
+
+    fn shared_group(&self, controllers: &[&'static str]) -> Result<Place, RefusalReason> {
+        enable(&self.mount, controllers)?;
+        let group = self.mount.join(SHARED_GROUP);
+        for _ in 0..RACES_MAX {
+            match fs::create_dir(&group) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
+                _ => {}
+            }
+            match enable(&group, controllers) {
+                Ok(()) => return Ok(Place { group, shared: true }),
+                Err(RefusalReason::Failed(error)) if is_gone(&error) => {}
+                Err(reason) => {
+                    // The kernel keeps it while it is in use.
+                    let _ = fs::remove_dir(&group);
+                    return Err(reason);
+                }
+            }
+        }
+        Err(RefusalReason::Failed(io::Error::from(io::ErrorKind::NotFound)))
+    }
+}
+
+/// Attempts that lose against supervisors whose last leaf goes, and the shared group with it.
+pub(super) const RACES_MAX: usize = 100;
+
+/// Whether a group was removed since it was last looked at: its files are missing, or no longer answer.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
+}
+
+/// The path of the `0::` line, relative; `None` when it lies above the cgroup namespace's root.
+fn own_group(text: &str) -> Option<PathBuf> {
+    let line = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let path = Path::new(line.strip_suffix(" (deleted)").unwrap_or(line));
+    let climbs = path.components().any(|part| part == std::path::Component::ParentDir);
+    (!climbs).then(|| path.to_owned())
+}
+
+/// The names in `wanted` that the space-separated `present` does not have.
+pub(super) fn missing(wanted: &[&'static str], present: &str) -> Vec<&'static str> {
+    wanted.iter().copied().filter(|name| !present.split_whitespace().any(|have| have == *name)).collect()
+}
+
+/// Makes `controllers` available to the children of `group`.
+fn enable(group: &Path, controllers: &[&'static str]) -> Result<(), RefusalReason> {
+    let control = group.join("cgroup.subtree_control");
+    let disabled = missing(controllers, &read(&control)?);
+    if disabled.is_empty() {
+        return Ok(());
+    }
+    let lacking = missing(controllers, &read(&group.join("cgroup.controllers"))?);
+    if !lacking.is_empty() {
+        return Err(RefusalReason::Lacks(lacking));
+    }
+    let request: Vec<String> = disabled.iter().map(|name| format!("+{name}")).collect();
+    Ok(write(&control, &request.join(" "))?)
+}
+
+fn writable(path: &Path) -> Result<(), RefusalReason> {
+    faccessat(AT_FDCWD, path, AccessFlags::W_OK, AtFlags::AT_EACCESS)
+        .map_err(|errno| RefusalReason::from(io::Error::from(errno)))
+}
+
+/// systemd marks the groups that it leaves to others, and only those (systemd, CGROUP_DELEGATION).
+fn is_delegated(group: &Path) -> bool {
+    ["trusted.delegate", "user.delegate"]
+        .iter()
+        .any(|name| extended_attribute(group, name).as_deref() == Some(b"1"))
+}
+
+/// Reads a small file of cgroupfs or procfs.
+pub(super) fn read(path: &Path) -> io::Result<String> {
+    fs::read_to_string(path)
+}
+
+/// Writes `text` with one write(2) to a file that exists.
+pub(super) fn write(path: &Path, text: &str) -> io::Result<()> {
+    use std::io::Write as _;
+    fs::OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_own_group_is_the_line_of_hierarchy_zero() {
+        let text = "9:name=systemd:/x\n8:pids:/y\n0::/user.slice/user-1000.slice/session-3.scope\n";
+        assert_eq!(own_group(text), Some(PathBuf::from("user.slice/user-1000.slice/session-3.scope")));
+        assert_eq!(own_group("0::/\n"), Some(PathBuf::new()));
+    }
+
+    #[test]
+    fn a_group_with_a_colon_in_its_name_is_taken_whole() {
+        assert_eq!(own_group("0::/a:b/c\n"), Some(PathBuf::from("a:b/c")));
+    }
+
+    #[test]
+    fn a_group_outside_the_namespace_is_refused() {
+        assert_eq!(own_group("0::/../other\n"), None);
+        assert_eq!(own_group("3:memory:/\n"), None);
+    }
+
+    #[test]
+    fn a_controller_is_missed_by_its_whole_name() {
+        assert_eq!(missing(&["cpu", "memory", "pids"], "cpuset io memory\n"), ["cpu", "pids"]);
+    }
+
+    #[test]
+    fn every_refused_group_is_named_with_its_reason() {
+        let refusals = Refusals(vec![
+            Refusal { group: "/g/a".into(), reason: RefusalReason::HoldsProcesses },
+            Refusal { group: "/g".into(), reason: RefusalReason::Lacks(vec!["cpu", "pids"]) },
+        ]);
+        assert_eq!(refusals.to_string(), "/g/a holds processes itself; /g has no cpu, pids controller");
+    }
+
+    #[test]
+    fn a_busy_group_holds_processes_and_a_denied_one_is_not_writable() {
+        let reason = |errno: i32| RefusalReason::from(io::Error::from_raw_os_error(errno));
+        assert!(matches!(reason(libc::EBUSY), RefusalReason::HoldsProcesses));
+        assert!(matches!(reason(libc::EACCES), RefusalReason::NotWritable));
+        assert!(matches!(reason(libc::EROFS), RefusalReason::Failed(_)));
+    }
+}

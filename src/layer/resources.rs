@@ -1,0 +1,75 @@
+//! Limits of each process (getrlimit(2)); the jail as a whole is limited by its cgroup.
+
+use std::fmt;
+
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, setrlimit};
+
+use crate::spec::Limits;
+
+/// Resource limits, soft equal to hard.
+#[derive(Debug)]
+pub struct Armed {
+    limits: Vec<(Resource, &'static str, u64)>,
+}
+
+impl Armed {
+    /// Core files off, descriptors as the spec says, file size by `disk`.
+    pub fn new(limits: &Limits) -> Armed {
+        // A core file is written by a helper of the host, as root, from what the jail put in memory.
+        let mut armed = vec![(Resource::RLIMIT_CORE, "core size 0", 0)];
+        armed.push((Resource::RLIMIT_NOFILE, "open files", limits.open_files.unwrap_or(OPEN_FILES)));
+        if let Some(disk) = limits.disk {
+            armed.push((Resource::RLIMIT_FSIZE, "file size", disk));
+        }
+        armed.push((Resource::RLIMIT_MEMLOCK, "locked memory", LOCKED_MEMORY));
+        armed.push((Resource::RLIMIT_MSGQUEUE, "message queues", MESSAGE_QUEUES));
+        Armed { limits: armed }
+    }
+
+    /// Stands in for a cgroup that this host cannot give: the processes of the jail's user together,
+    /// and the data of each.
+    pub fn instead_of_cgroup(&mut self, memory: u64, processes: u64) {
+        self.limits.push((Resource::RLIMIT_NPROC, "processes", processes));
+        self.limits.push((Resource::RLIMIT_DATA, "data of a process", memory));
+    }
+
+    /// Never asks for more than the caller has: a hard limit cannot be raised.
+    pub fn bounded_by_caller(mut self) -> Armed {
+        for (resource, _, value) in &mut self.limits {
+            if let Ok((_, hard)) = nix::sys::resource::getrlimit(*resource) {
+                *value = (*value).min(hard);
+            }
+        }
+        self
+    }
+
+    /// Sets them.
+    ///
+    /// # Errors
+    /// As setrlimit(2).
+    pub fn apply(&self) -> Result<(), Errno> {
+        for (resource, _, value) in &self.limits {
+            setrlimit(*resource, *value, *value)?;
+        }
+        Ok(())
+    }
+}
+
+const OPEN_FILES: u64 = 65_536;
+const LOCKED_MEMORY: u64 = 8 << 20;
+const MESSAGE_QUEUES: u64 = 819_200;
+
+impl fmt::Display for Armed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("limit each process:")?;
+        for (index, (_, words, value)) in self.limits.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            match value {
+                0 => write!(f, "{comma} {words}")?,
+                _ => write!(f, "{comma} {words} {value}")?,
+            }
+        }
+        Ok(())
+    }
+}
