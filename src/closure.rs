@@ -2,16 +2,46 @@
 //!
 //! Everything is found by reading: nothing that is inspected is ever executed or mapped.
 
+mod close;
+mod collect;
+pub mod elf;
+mod error;
+mod files;
+pub mod ldcache;
+pub mod loader;
+mod note;
+pub mod packages;
+pub mod root;
+pub mod script;
+pub mod search;
+#[cfg(test)]
+mod specimen;
+pub mod token;
+pub mod tree;
+
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
-use crate::path::{HostPath, JailPath};
+use crate::path::{HostPath, JailPath, printable};
+use crate::spec::Spec;
+
+use collect::Collector;
+pub use error::ClosureError;
+pub use note::Note;
+use root::SourceRoot;
+
+/// Where programs are looked up by name, in this order.
+pub const PROGRAM_DIRECTORIES: [&str; 6] =
+    ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 /// What must be in the jail's tree, by path. Parents of every entry are entries too.
 #[derive(Clone, Debug, Default)]
 pub struct Closure {
     /// Sorted by path.
     pub entries: BTreeMap<JailPath, Entry>,
+    /// What was found that is no error, in the order it was found.
+    pub notes: Vec<Note>,
 }
 
 /// One path of the closure.
@@ -65,4 +95,46 @@ pub enum Reason {
     },
     /// Every jail has it.
     Skeleton,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Spec { key, value } => write!(f, "{key} \"{}\"", printable(value.as_ref())),
+            Reason::NeededBy { by, how } => write!(f, "{by} ({how})"),
+            Reason::Skeleton => f.write_str("every jail"),
+        }
+    }
+}
+
+/// Finds everything that the `[rootfs]` section of `spec` brings into the jail, from the tree `root`.
+///
+/// # Errors
+/// [`ClosureError`]: what the spec names must be there, and a program of `programs` must be able to
+/// start. What `files` and `packages` bring along is closed over as far as possible, and [`Closure::notes`]
+/// says what was not.
+pub fn resolve(spec: &Spec, root: &SourceRoot) -> Result<Closure, ClosureError> {
+    let rootfs = &spec.rootfs;
+    let mut collector = Collector::new(root, &rootfs.exclude)?;
+    // First, so that whatever comes later finds `/lib` and the like as the tree has them.
+    collector.enter_merged_directories()?;
+    for program in &rootfs.programs {
+        collector.enter_program(program)?;
+    }
+    for library in &rootfs.libraries {
+        collector.enter_library(library)?;
+    }
+    for package in &rootfs.packages {
+        files::enter_package(&mut collector, package)?;
+    }
+    for rule in &rootfs.files {
+        files::enter_rule(&mut collector, spec, rule)?;
+    }
+    for (path, target) in &rootfs.symlinks {
+        collector.enter_symlink(path, target)?;
+    }
+    for directory in &rootfs.directories {
+        collector.enter_directory(directory)?;
+    }
+    collector.finish()
 }

@@ -1,0 +1,430 @@
+//! `files` and `packages`: globs, copies and texts of the spec.
+
+use std::path::{Component, Path, PathBuf};
+
+use globset::{Glob, GlobMatcher};
+use walkdir::WalkDir;
+
+use super::close::{Demand, Incoming, Moved};
+use super::collect::{Collector, glob, virtual_top};
+use super::packages;
+use super::root::{FileKind, Opened, RootError, SourceRoot, jail_path};
+use super::{ClosureError, Node, Note, Reason};
+use crate::path::{HostPath, JailPath};
+use crate::spec::{FileRule, Placed, Position, SourceOrigin, Spec};
+
+/// Enters one element of `files`.
+pub fn enter_rule(
+    collector: &mut Collector<'_>,
+    spec: &Spec,
+    rule: &Placed<FileRule>,
+) -> Result<(), ClosureError> {
+    match &rule.value {
+        FileRule::Glob { pattern, optional } => enter_glob(collector, pattern, *optional, &rule.at),
+        FileRule::Copy { from, to, mode, optional } => {
+            // What lies beside the spec is the host's, whatever tree the rest is taken from.
+            if !collector.root.is_host() && is_beside_spec(spec, from) {
+                let host = SourceRoot::host()?;
+                return enter_copy(collector, &host, from, to, *mode, *optional, &rule.at);
+            }
+            enter_copy(collector, collector.root, from, to, *mode, *optional, &rule.at)
+        }
+        FileRule::Content { content, to, mode } => {
+            let reason = Reason::Spec { key: "files", value: to.to_string() };
+            let to = collector.settle(to)?;
+            let bytes = content.clone().into_bytes();
+            collector.insert(to, Node::Content { bytes, mode: mode.unwrap_or(0o444) & 0o555 }, reason)
+        }
+    }
+}
+
+fn is_beside_spec(spec: &Spec, path: &Path) -> bool {
+    spec.sources.iter().any(|source| match &source.origin {
+        SourceOrigin::File(file) => {
+            file.parent().is_some_and(|directory| directory.parent().is_some() && path.starts_with(directory))
+        }
+        SourceOrigin::BuiltIn(_) => false,
+    })
+}
+
+/// Enters all files of one package.
+pub fn enter_package(collector: &mut Collector<'_>, package: &Placed<String>) -> Result<(), ClosureError> {
+    let root = collector.root;
+    let Some(database) = collector.packages() else {
+        return Err(ClosureError::NoPackageDatabase { name: package.value.clone(), at: package.at.clone() });
+    };
+    let Some(paths) = database.files(root, &package.value)? else {
+        let nearest = crate::error::nearest(&package.value, database.names());
+        return Err(ClosureError::UnknownPackage {
+            name: package.value.clone(),
+            at: package.at.clone(),
+            nearest: nearest.map(str::to_owned).into_iter().collect(),
+        });
+    };
+    let reason = Reason::Spec { key: "packages", value: package.value.clone() };
+    let mut missing = 0;
+    for path in paths {
+        let spellings = [Some(path.clone()), packages::other_spelling(&path)];
+        let found = spellings.into_iter().flatten().find_map(|path| {
+            let resolved = root.resolve_parent(&path).ok()?;
+            let stat = root.stat(&resolved.real).ok()?;
+            Some((path, resolved, FileKind::of(&stat)))
+        });
+        let Some((path, resolved, kind)) = found else {
+            missing += 1;
+            continue;
+        };
+        if collector.is_excluded(&path) || collector.is_excluded(&resolved.real) {
+            continue;
+        }
+        collector.enter_crossed(&resolved, &reason)?;
+        enter_node(collector, &resolved.real, kind, &reason)?;
+    }
+    if missing > 0 {
+        collector.note(Note::PackageFilesMissing { package: package.value.clone(), count: missing });
+    }
+    Ok(())
+}
+
+/// Enters what is at `real`: not more than that of a directory, of a link also what it leads to.
+fn enter_node(
+    collector: &mut Collector<'_>,
+    real: &Path,
+    kind: FileKind,
+    reason: &Reason,
+) -> Result<(), ClosureError> {
+    if real == Path::new("/") {
+        return Ok(());
+    }
+    if virtual_top(&jail_path(real)).is_some() {
+        if kind != FileKind::Directory {
+            collector.note(Note::VirtualSkipped { path: real.to_owned() });
+        }
+        return Ok(());
+    }
+    match kind {
+        FileKind::Directory => collector.insert(jail_path(real), Node::Directory, reason.clone()),
+        FileKind::Regular => collector.enter_file(real, reason, Demand::Optional, 0),
+        FileKind::Symlink => enter_link(collector, real, reason),
+        FileKind::Fifo | FileKind::Socket | FileKind::Device => {
+            collector.note(Note::SpecialFileSkipped { path: real.to_owned(), kind });
+            Ok(())
+        }
+    }
+}
+
+fn enter_link(collector: &mut Collector<'_>, real: &Path, reason: &Reason) -> Result<(), ClosureError> {
+    let target = collector.root.read_link(real)?;
+    let resolved = collector.root.resolve(real);
+    // A link to what is left out would dangle, and its name may tell of the target.
+    if let Ok(resolved) = &resolved
+        && (collector.is_excluded(&resolved.real)
+            || resolved.links.iter().any(|(link, _)| link != real && collector.is_excluded(link)))
+    {
+        return Ok(());
+    }
+    collector.insert(jail_path(real), Node::Symlink(target), reason.clone())?;
+    // A link that leads nowhere on the host leads nowhere in the jail; the end of the build says so.
+    let Ok(resolved) = resolved else { return Ok(()) };
+    let passes_virtual = |path: &Path| virtual_top(&jail_path(path)).is_some();
+    if passes_virtual(&resolved.real)
+        || resolved.links.iter().any(|(link, _)| passes_virtual(link))
+        || resolved.left.iter().any(|directory| passes_virtual(directory))
+    {
+        return Ok(());
+    }
+    let stat = collector.root.stat(&resolved.real)?;
+    let reason = Reason::NeededBy { by: jail_path(real), how: "symlink".to_owned() };
+    collector.enter_crossed(&resolved, &reason)?;
+    match FileKind::of(&stat) {
+        FileKind::Directory if resolved.real != Path::new("/") => {
+            collector.insert(jail_path(&resolved.real), Node::Directory, reason)
+        }
+        FileKind::Regular => collector.enter_file(&resolved.real, &reason, Demand::Optional, 0),
+        _ => Ok(()),
+    }
+}
+
+fn enter_glob(
+    collector: &mut Collector<'_>,
+    pattern: &str,
+    optional: bool,
+    at: &Position,
+) -> Result<(), ClosureError> {
+    if !pattern.starts_with('/') {
+        return Err(ClosureError::RelativePattern { pattern: pattern.to_owned(), at: at.clone() });
+    }
+    let reason = Reason::Spec { key: "files", value: pattern.to_owned() };
+    let plan = Plan::new(pattern, at)?;
+    let root = collector.root;
+    let mut matches = 0;
+    if plan.is_literal() {
+        if let Ok(resolved) = root.resolve_parent(&plan.prefix)
+            && let Ok(stat) = root.stat(&resolved.real)
+        {
+            matches += 1;
+            collector.enter_crossed(&resolved, &reason)?;
+            let kind = FileKind::of(&stat);
+            if kind == FileKind::Directory {
+                // A directory that is named as such is meant with all that is in it.
+                enter_below(collector, &plan, &resolved.real, &reason, &mut matches)?;
+            }
+            if !collector.is_excluded(&plan.prefix) {
+                enter_node(collector, &resolved.real, kind, &reason)?;
+            }
+        }
+    } else if let Ok(resolved) = root.resolve(&plan.prefix)
+        && root.is_directory(&resolved.real)
+    {
+        let before = matches;
+        enter_below(collector, &plan, &resolved.real, &reason, &mut matches)?;
+        if matches > before {
+            collector.enter_crossed(&resolved, &reason)?;
+        }
+    }
+    if matches == 0 && !optional {
+        return Err(ClosureError::NoMatch { pattern: pattern.to_owned(), at: at.clone() });
+    }
+    Ok(())
+}
+
+fn enter_below(
+    collector: &mut Collector<'_>,
+    plan: &Plan,
+    real_prefix: &Path,
+    reason: &Reason,
+    matches: &mut usize,
+) -> Result<(), ClosureError> {
+    let host_prefix = collector.root.host_path(real_prefix);
+    let mut walk =
+        WalkDir::new(&host_prefix).follow_links(false).sort_by_file_name().min_depth(1).into_iter();
+    while let Some(entry) = walk.next() {
+        let entry = entry.map_err(|error| list_error(real_prefix, error))?;
+        let Ok(relative) = entry.path().strip_prefix(&host_prefix) else { continue };
+        let written = plan.prefix.join(relative);
+        let real = real_prefix.join(relative);
+        let kind = kind(entry.file_type());
+        let is_virtual = virtual_top(&jail_path(&real)).is_some();
+        let excluded = collector.is_excluded(&written) || collector.is_excluded(&real);
+        if kind == FileKind::Directory && (is_virtual || !plan.may_match_below(relative)) {
+            walk.skip_current_dir();
+        }
+        if excluded || is_virtual || !plan.matches(&written) {
+            continue;
+        }
+        *matches += 1;
+        enter_node(collector, &real, kind, reason)?;
+    }
+    Ok(())
+}
+
+fn kind(kind: std::fs::FileType) -> FileKind {
+    use std::os::unix::fs::FileTypeExt;
+    if kind.is_dir() {
+        FileKind::Directory
+    } else if kind.is_file() {
+        FileKind::Regular
+    } else if kind.is_symlink() {
+        FileKind::Symlink
+    } else if kind.is_fifo() {
+        FileKind::Fifo
+    } else if kind.is_socket() {
+        FileKind::Socket
+    } else {
+        FileKind::Device
+    }
+}
+
+fn list_error(path: &Path, error: walkdir::Error) -> ClosureError {
+    let path = error.path().unwrap_or(path).to_owned();
+    ClosureError::List { path, cause: error.into() }
+}
+
+/// A pattern taken apart: where to begin, and what may be left out on the way.
+struct Plan {
+    /// The longest part without wildcards.
+    prefix: PathBuf,
+    whole: GlobMatcher,
+    /// Matchers of the components below the prefix, up to `**`; empty where they cannot be told apart.
+    steps: Vec<GlobMatcher>,
+    /// Whether anything below the last step may match.
+    open_ended: bool,
+    literal: bool,
+}
+
+impl Plan {
+    fn new(pattern: &str, at: &Position) -> Result<Plan, ClosureError> {
+        let is_wild = |part: &str| part.contains(['*', '?', '[', ']', '{', '}', '\\']);
+        let parts: Vec<&str> = pattern.split('/').filter(|part| !part.is_empty()).collect();
+        let first_wild = parts.iter().position(|part| is_wild(part)).unwrap_or(parts.len());
+        let prefix: PathBuf = std::iter::once("/").chain(parts[..first_wild].iter().copied()).collect();
+        // What holds a slash in braces or brackets is cut in two here, and its halves are no patterns.
+        let is_whole = |part: &str| {
+            !part.contains(['[', '\\']) && part.matches('{').count() == part.matches('}').count()
+        };
+        let mut steps = Vec::new();
+        let mut open_ended = false;
+        for part in &parts[first_wild..] {
+            if part.contains("**") || !is_whole(part) {
+                open_ended = true;
+                break;
+            }
+            steps.push(glob(part, at)?.compile_matcher());
+        }
+        // `//` and a slash at the end are no part of any path.
+        let normal = format!("/{}", parts.join("/"));
+        let whole: Glob = glob(&normal, at)?;
+        Ok(Plan {
+            prefix,
+            whole: whole.compile_matcher(),
+            steps,
+            open_ended,
+            literal: first_wild == parts.len(),
+        })
+    }
+
+    fn is_literal(&self) -> bool {
+        self.literal
+    }
+
+    fn matches(&self, path: &Path) -> bool {
+        self.literal || self.whole.is_match(path)
+    }
+
+    /// Whether something below the directory at `relative`, counted from the prefix, may match.
+    fn may_match_below(&self, relative: &Path) -> bool {
+        if self.literal {
+            return true;
+        }
+        let mut depth = 0;
+        for (component, step) in relative.components().zip(&self.steps) {
+            let Component::Normal(name) = component else { return false };
+            if !step.is_match(name) {
+                return false;
+            }
+            depth += 1;
+        }
+        self.open_ended || depth < self.steps.len()
+    }
+}
+
+fn enter_copy(
+    collector: &mut Collector<'_>,
+    source: &SourceRoot,
+    from: &Path,
+    to: &JailPath,
+    mode: Option<u32>,
+    optional: bool,
+    at: &Position,
+) -> Result<(), ClosureError> {
+    let copy_error = |cause| ClosureError::Copy { from: from.to_owned(), at: at.clone(), cause };
+    let resolved = match source.resolve(from) {
+        Ok(resolved) => resolved,
+        Err(_) if optional => return Ok(()),
+        Err(cause) => return Err(copy_error(cause)),
+    };
+    let stat = source.stat(&resolved.real).map_err(copy_error)?;
+    let reason = Reason::Spec { key: "files", value: from.to_string_lossy().into_owned() };
+    let copy = Copy { source, reason: &reason, mode, at };
+    match FileKind::of(&stat) {
+        FileKind::Regular => copy.file(collector, &resolved.real, collector.settle(to)?, None),
+        FileKind::Directory => copy.tree(collector, &resolved.real, to),
+        kind => Err(ClosureError::CopyKind { from: from.to_owned(), at: at.clone(), kind }),
+    }
+}
+
+struct Copy<'a> {
+    source: &'a SourceRoot,
+    reason: &'a Reason,
+    mode: Option<u32>,
+    at: &'a Position,
+}
+
+impl Copy<'_> {
+    fn file(
+        &self,
+        collector: &mut Collector<'_>,
+        real: &Path,
+        to: JailPath,
+        moved: Option<Moved<'_>>,
+    ) -> Result<(), ClosureError> {
+        let error = |errno| ClosureError::Copy {
+            from: real.to_owned(),
+            at: self.at.clone(),
+            cause: RootError { path: real.to_owned(), errno },
+        };
+        match self.source.open_file(real).map_err(error)? {
+            Opened::Regular(file, stat) => {
+                let Copy { source, reason, mode, .. } = *self;
+                let demand = Demand::Optional;
+                let incoming = Incoming { real, to, mode, reason, demand, depth: 0, moved };
+                collector.enter_opened(source, (file, stat), incoming)
+            }
+            Opened::Other(kind) => {
+                collector.note(Note::SpecialFileSkipped { path: real.to_owned(), kind });
+                Ok(())
+            }
+        }
+    }
+
+    fn tree(&self, collector: &mut Collector<'_>, real: &Path, to: &JailPath) -> Result<(), ClosureError> {
+        let to = collector.settle(to)?;
+        if to != JailPath::root() {
+            collector.insert(to.clone(), Node::Directory, self.reason.clone())?;
+        }
+        let host: HostPath = self.source.host_path(real);
+        let walk = WalkDir::new(&host).follow_links(false).sort_by_file_name().min_depth(1);
+        for entry in walk {
+            let entry = entry.map_err(|error| list_error(real, error))?;
+            let Ok(relative) = entry.path().strip_prefix(&host) else { continue };
+            let target = relative.iter().fold(to.clone(), |path, name| path.child(name));
+            if collector.is_excluded(target.as_path()) {
+                continue;
+            }
+            let here = real.join(relative);
+            match kind(entry.file_type()) {
+                FileKind::Directory => {
+                    collector.insert(target, Node::Directory, self.reason.clone())?;
+                }
+                FileKind::Regular => {
+                    self.file(
+                        collector,
+                        &here,
+                        collector.settle_parent(&target)?,
+                        Some(Moved { from: real }),
+                    )?;
+                }
+                FileKind::Symlink => {
+                    let link = self.source.read_link(&here)?;
+                    collector.insert(target, Node::Symlink(link), self.reason.clone())?;
+                }
+                kind => collector.note(Note::SpecialFileSkipped { path: here, kind }),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn enters(pattern: &str, directory: &str) -> bool {
+        let at = Position { file: "spec.toml".into(), line: 1, column: 1 };
+        Plan::new(pattern, &at).unwrap().may_match_below(Path::new(directory))
+    }
+
+    #[test]
+    fn only_directories_that_a_pattern_can_match_in_are_walked() {
+        assert!(enters("/usr/lib/{a,b}-gnu/x/*", "a-gnu") && enters("/usr/lib/{a,b}-gnu/x/*", "b-gnu/x"));
+        assert!(!enters("/usr/lib/{a,b}-gnu/x/*", "c-gnu") && !enters("/usr/lib/{a,b}-gnu/x/*", "a-gnu/y"));
+        assert!(!enters("/usr/bin/{a,b}", "a"));
+        assert!(enters("/usr/*/{a,**}", "x/y/z"));
+    }
+
+    #[test]
+    fn a_slash_in_braces_or_brackets_hides_nothing() {
+        assert!(enters("/usr/{lib/x,share}/y", "lib/x") && enters("/usr/{lib/x,share}/y", "share"));
+        assert!(enters("/usr/a[!/]b/c", "aXb") && enters("/usr/{a/{b,c},d}/*", "a/b"));
+    }
+}
