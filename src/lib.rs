@@ -60,6 +60,8 @@ pub mod caller;
 pub mod closure;
 pub mod error;
 pub mod layer;
+pub mod manifest;
 pub mod path;
+pub mod rootfs;
 pub mod spec;
 pub mod sys;
