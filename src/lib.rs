@@ -60,6 +60,7 @@ pub mod caller;
 pub mod closure;
 pub mod error;
 pub mod host;
+pub mod jail;
 pub mod layer;
 pub mod manifest;
 pub mod path;

@@ -1,0 +1,167 @@
+//! Rootfs + Spec → [`Plan`](plan::Plan) → a running jail → its end.
+
+pub mod child;
+pub mod command;
+pub mod control;
+pub mod error;
+pub mod mounted;
+pub mod plan;
+pub mod spawn;
+pub mod supervisor;
+pub mod terminal;
+
+use std::ffi::OsString;
+
+use nix::sys::stat::{SFlag, fstat};
+
+use crate::caller::Caller;
+use crate::layer::mounts::{Source, Tree};
+use crate::layer::{identity, landlock, resources, scratch};
+use crate::path::{HostPath, JailPath};
+use crate::spec::{Degradable, Demand, Network, Spec};
+use crate::sys::mount::Attributes;
+use crate::sys::process;
+
+use command::Command;
+use error::JailError;
+use mounted::{Mounted, Planned, Writable};
+
+/// A jail with everything opened and decided that can be decided before the first process exists.
+pub struct Jail {
+    /// Its name: the host name inside.
+    pub name: String,
+    /// Who it is.
+    pub identity: identity::Identity,
+    /// The built tree.
+    pub tree: Tree,
+    /// Mounts of the host and own tmpfs, in the order of their places.
+    pub mounts: Vec<Mounted>,
+    /// The shared tmpfs.
+    pub scratch: scratch::Armed,
+    /// Limits of each process.
+    pub resources: resources::Armed,
+    /// Landlock, unless it may be and is missing.
+    pub landlock: Option<landlock::Armed>,
+    /// What runs.
+    pub command: Command,
+    /// One line for each layer that is weaker than the default.
+    pub weaker: Vec<String>,
+}
+
+/// What is decided outside the spec.
+pub struct Setting<'a> {
+    /// The built tree on the host.
+    pub tree: &'a HostPath,
+    /// Who calls.
+    pub caller: &'a Caller,
+    /// Directories that no mount may contain: jailmk's state.
+    pub private: &'a [HostPath],
+    /// The command line after `--`; the spec's command when empty.
+    pub arguments: &'a [OsString],
+    /// Bytes that the shared tmpfs may hold when the spec does not say.
+    pub default_disk: u64,
+    /// Whether to do or only to tell.
+    pub effect: Effect,
+}
+
+/// Whether the preparation is for a jail or for a description of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Directories of `create` are made, and what is missing is an error.
+    Enter,
+    /// Nothing is made; a tree that is not built yet, and a directory that would be made, are described.
+    Describe,
+}
+
+impl Jail {
+    /// Opens and decides; changes nothing but the directories that a mount's `create` asks for.
+    ///
+    /// # Errors
+    /// Everything in [`JailError`].
+    pub fn prepare(spec: &Spec, setting: &Setting<'_>) -> Result<Jail, JailError> {
+        let mut weaker = Vec::new();
+        let tree = match Source::open(setting.tree) {
+            Ok(tree) => tree,
+            Err(_) if setting.effect == Effect::Describe => Source::described(setting.tree),
+            Err(cause) => return Err(JailError::Tree { path: setting.tree.clone(), cause }),
+        };
+        let flags = Attributes { read_only: true, nodev: true, noexec: false };
+        let shown = mounted::scratch_places(spec);
+        let mounts = mounted::plan(spec, setting, &shown)?;
+        let landlock = landlock_of(spec, &shown, &mounts, &mut weaker)?;
+        check_streams()?;
+        Ok(Jail {
+            name: spec.name.clone(),
+            identity: identity_of(spec, setting.caller)?,
+            tree: Tree { source: tree, flags, prepared: None },
+            mounts: mounts.into_iter().map(|planned| planned.mounted).collect(),
+            scratch: scratch::Armed::new(spec.limits.disk.unwrap_or(setting.default_disk), shown),
+            resources: resources::Armed::new(&spec.limits).bounded_by_caller(),
+            landlock,
+            command: Command::arm(spec, setting.arguments)?,
+            weaker,
+        })
+    }
+}
+
+fn identity_of(spec: &Spec, caller: &Caller) -> Result<identity::Identity, JailError> {
+    // Only root's identity depends on it.
+    let uid_map = match caller.uid.is_root() {
+        true => std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default(),
+        false => String::new(),
+    };
+    identity::Identity::of_caller(caller.uid, caller.gid, &spec.name, &uid_map).ok_or(JailError::NoIdentity)
+}
+
+fn landlock_of(
+    spec: &Spec,
+    scratch: &[(JailPath, u32)],
+    mounts: &[Planned],
+    weaker: &mut Vec<String>,
+) -> Result<Option<landlock::Armed>, JailError> {
+    if spec.hardening.landlock == Demand::Off {
+        weaker.push("Landlock is off, as the spec says".into());
+        return Ok(None);
+    }
+    let may_lack = spec.hardening.landlock == Demand::BestEffort
+        || spec.hardening.degrade.contains(&Degradable::Landlock);
+    let Some(abi) = landlock::probe() else {
+        if may_lack {
+            weaker
+                .push("Landlock is missing in this kernel; mounts and namespaces alone confine files".into());
+            return Ok(None);
+        }
+        return Err(JailError::NoLandlock);
+    };
+    if spec.network == Network::Host && abi < ABSTRACT_SOCKETS_ABI {
+        weaker.push(
+            "the host's network comes with its abstract Unix sockets, which this kernel cannot scope".into(),
+        );
+    }
+    let written = mounts.iter().filter(|planned| planned.writable == Writable::Yes);
+    let writable: Vec<JailPath> = scratch
+        .iter()
+        .map(|(place, _)| place)
+        .chain(written.map(|planned| &planned.place))
+        .cloned()
+        .collect();
+    Ok(Some(landlock::Armed::new(abi, &writable, spec.network)))
+}
+
+/// The Landlock ABI that scopes abstract Unix sockets (Linux 6.12).
+const ABSTRACT_SOCKETS_ABI: i32 = 6;
+
+/// A directory as a standard stream is a descriptor through which openat(2) walks the host's tree
+/// (as in CVE-2024-21626); a disk is worse.
+fn check_streams() -> Result<(), JailError> {
+    for (stream, name) in process::standard_streams().into_iter().zip(["input", "output", "error"]) {
+        let Ok(stat) = fstat(stream) else { continue };
+        let what = match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
+            SFlag::S_IFDIR => "a directory",
+            SFlag::S_IFBLK => "a block device",
+            _ => continue,
+        };
+        return Err(JailError::Stream { name, what });
+    }
+    Ok(())
+}

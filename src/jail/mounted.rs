@@ -1,0 +1,247 @@
+//! What the jail sees of the host, and where: the spec's words → mounts in the order of their places.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use nix::errno::Errno;
+
+use super::error::JailError;
+use super::{Effect, Setting};
+use crate::layer::mounts::{self, Source, Tree};
+use crate::layer::place::{Kind, Missing, Place};
+use crate::layer::scratch;
+use crate::path::{HostPath, JailPath};
+use crate::spec::{Access, Network, Position, RESOLVER, SourceOrigin, Spec, WORKSPACE, WorkspaceMode};
+use crate::sys::mount::Attributes;
+
+/// One mount below the root.
+#[derive(Debug)]
+pub enum Mounted {
+    /// A host directory or file.
+    Host(mounts::Armed),
+    /// A tmpfs of its own size.
+    Tmpfs(scratch::Own),
+}
+
+/// The places of the shared tmpfs with their permission bits; the last covers its own mount point.
+pub(super) fn scratch_places(spec: &Spec) -> Vec<(JailPath, u32)> {
+    let path = |text: &str| JailPath::new(text).expect("BUG: a constant path is absolute");
+    let places = [
+        (spec.process.home(), 0o700),
+        (path("/run"), 0o755),
+        (path("/var/tmp"), 0o1777),
+        (path("/dev/shm"), 0o1777),
+    ];
+    let mut places: Vec<_> =
+        places.into_iter().filter(|(place, _)| !spec.tmpfs.contains_key(place)).collect();
+    // ORDER: last, for the tmpfs's own root is mounted there and is hidden by this part.
+    places.push((path("/tmp"), 0o1777));
+    places
+}
+
+/// Whether the jail may write below a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Writable {
+    /// It may.
+    Yes,
+    /// It may not.
+    No,
+}
+
+/// A mount that is decided on.
+pub(super) struct Planned {
+    /// Where.
+    pub place: JailPath,
+    /// What.
+    pub mounted: Mounted,
+    /// Whether for writing.
+    pub writable: Writable,
+}
+
+impl Planned {
+    fn host(place: JailPath, tree: Tree, missing: Missing) -> Planned {
+        let writable = if tree.flags.read_only { Writable::No } else { Writable::Yes };
+        let mount_point = Place::new(&place, tree.source.kind, missing);
+        Planned { place, mounted: Mounted::Host(mounts::Armed { tree, place: mount_point }), writable }
+    }
+}
+
+/// Every mount below the root, outer ones first.
+///
+/// # Errors
+/// A host path cannot be opened, or must not be given to a jail.
+pub(super) fn plan(
+    spec: &Spec,
+    setting: &Setting<'_>,
+    scratch: &[(JailPath, u32)],
+) -> Result<Vec<Planned>, JailError> {
+    let wanted = wanted(spec);
+    let missing = |place: &JailPath| {
+        // Places made fresh for this jail: mount points may be made there, and nowhere else.
+        let fresh = scratch.iter().map(|(place, _)| place).chain(spec.tmpfs.keys());
+        let host = wanted.iter().map(|source| &source.place);
+        if nearest_above(place, fresh) > nearest_above(place, host) { Missing::Make } else { Missing::Fail }
+    };
+    let mut planned = Vec::new();
+    for source in &wanted {
+        let Some(tree) = source.open(setting)? else { continue };
+        if !tree.flags.read_only && tree.source.kind == Kind::Directory {
+            planned.extend(spec_files_below(spec, &source.place, &tree));
+        }
+        planned.push(Planned::host(source.place.clone(), tree, missing(&source.place)));
+    }
+    planned.extend(resolver_of_host(spec));
+    for (place, bytes) in &spec.tmpfs {
+        let tmpfs = scratch::Own::new(place, *bytes, missing(place));
+        planned.push(Planned {
+            place: place.clone(),
+            mounted: Mounted::Tmpfs(tmpfs),
+            writable: Writable::Yes,
+        });
+    }
+    // ORDER: outer places before those below them, which they would cover.
+    planned.sort_by(|a, b| a.place.cmp(&b.place));
+    Ok(planned)
+}
+
+/// How deep the nearest of `places` lies that contains `place`; `None` when none does.
+fn nearest_above<'a>(place: &JailPath, places: impl Iterator<Item = &'a JailPath>) -> Option<usize> {
+    places
+        .filter(|above| *above != place && place.as_path().starts_with(above.as_path()))
+        .map(|above| above.names().count())
+        .max()
+}
+
+/// What the spec wants of the host.
+fn wanted(spec: &Spec) -> Vec<HostSource<'_>> {
+    let workspace = spec.workspace.iter().map(|workspace| HostSource {
+        role: "workspace",
+        place: JailPath::new(WORKSPACE).expect("BUG: a constant path is absolute"),
+        path: &workspace.path.value,
+        at: &workspace.path.at,
+        access: match workspace.mode {
+            WorkspaceMode::Direct => Access::ReadWrite,
+            WorkspaceMode::ReadOnly => Access::ReadOnly,
+        },
+        exec: true,
+        create: false,
+        optional: false,
+    });
+    let mounts = spec.mounts.iter().map(|mount| HostSource {
+        role: "mount",
+        place: mount.to.clone(),
+        path: &mount.from.value,
+        at: &mount.from.at,
+        access: mount.access,
+        exec: mount.exec,
+        create: mount.create,
+        optional: mount.optional,
+    });
+    workspace.chain(mounts).collect()
+}
+
+/// The spec's own files in a writable directory of the host, read-only: the jail must not write the rules of its
+/// next start. The directories on the way to them become mount points too, for a mount point cannot be
+/// renamed, and so none can be put in their place.
+fn spec_files_below(spec: &Spec, place: &JailPath, above: &Tree) -> Vec<Planned> {
+    let mut planned: BTreeMap<JailPath, Planned> = BTreeMap::new();
+    for source in &spec.sources {
+        let SourceOrigin::File(path) = &source.origin else { continue };
+        let Ok(below) = path.strip_prefix(above.source.real_path()) else { continue };
+        let mut place = place.clone();
+        let mut names = below.iter().peekable();
+        let mut path = above.source.real_path().to_owned();
+        while let Some(name) = names.next() {
+            place = place.child(name);
+            path.push(name);
+            // What is gone since the spec was read cannot be changed either.
+            let Some(Ok(mut source)) = HostPath::absolute(path.clone()).map(|path| Source::open(&path))
+            else {
+                break;
+            };
+            // As seen in the directory: nobody else's files become the jail's own.
+            source.owner = above.source.owner;
+            let is_file = names.peek().is_none();
+            let flags = Attributes { read_only: is_file, ..above.flags };
+            let tree = Tree { source, flags, prepared: None };
+            planned.entry(place.clone()).or_insert_with(|| Planned::host(place.clone(), tree, Missing::Fail));
+        }
+    }
+    planned.into_values().collect()
+}
+
+/// With the host's network comes the file that names its resolvers; a spec that brings its own keeps it.
+fn resolver_of_host(spec: &Spec) -> Option<Planned> {
+    if spec.network != Network::Host || spec.brings(RESOLVER) {
+        return None;
+    }
+    let place = JailPath::new(RESOLVER).expect("BUG: a constant path is absolute");
+    let source = Source::open(&HostPath::root().join(RESOLVER)).ok()?;
+    let flags = Attributes { read_only: true, nodev: true, noexec: true };
+    Some(Planned::host(place, Tree { source, flags, prepared: None }, Missing::Fail))
+}
+
+/// A host path as the spec wants it.
+struct HostSource<'a> {
+    role: &'static str,
+    place: JailPath,
+    path: &'a Path,
+    at: &'a Position,
+    access: Access,
+    exec: bool,
+    create: bool,
+    optional: bool,
+}
+
+impl HostSource<'_> {
+    fn open(&self, setting: &Setting<'_>) -> Result<Option<Tree>, JailError> {
+        let path = setting.caller.locate(self.path)?;
+        if self.create && setting.effect == Effect::Enter {
+            make_directory(&path).map_err(|cause| JailError::Create {
+                path: path.clone(),
+                at: self.at.clone(),
+                cause,
+            })?;
+        }
+        let source = match Source::open(&path) {
+            Ok(source) => source,
+            Err(Errno::ENOENT) if self.create && setting.effect == Effect::Describe => {
+                Source::described(&path)
+            }
+            Err(Errno::ENOENT) if self.optional => return Ok(None),
+            Err(cause) => {
+                return Err(JailError::Source { role: self.role, path, at: self.at.clone(), cause });
+            }
+        };
+        if source.kind == Kind::Directory {
+            for private in setting.private {
+                // Compared without symlinks on both sides, or a link would hide the containment.
+                let real = std::fs::canonicalize(private).unwrap_or_else(|_| private.as_path().to_owned());
+                if real.starts_with(source.real_path()) || source.real_path().starts_with(&real) {
+                    let holds = private.clone();
+                    return Err(JailError::TooWide { path, at: self.at.clone(), holds });
+                }
+            }
+        }
+        let read_only = self.access == Access::ReadOnly;
+        let flags = Attributes { read_only, nodev: true, noexec: !self.exec };
+        Ok(Some(Tree { source, flags, prepared: None }))
+    }
+}
+
+fn make_directory(path: &HostPath) -> std::io::Result<()> {
+    match std::fs::create_dir_all(path.as_path()) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+impl fmt::Display for Mounted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Mounted::Host(mount) => mount.fmt(f),
+            Mounted::Tmpfs(tmpfs) => tmpfs.fmt(f),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The parent's half: what only it may do before and right after the jail's first process exists.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::unistd::{Pid, setgroups};
+
+use crate::jail::child;
+use crate::jail::control::{Channel, Order};
+use crate::jail::error::SpawnError;
+use crate::jail::mounted::Mounted;
+use crate::jail::plan::{Plan, Step};
+use crate::jail::supervisor::{End, Running, Signals, Supervisor};
+use crate::jail::terminal::CallerTerminal;
+use crate::layer::cgroup;
+use crate::layer::identity::{Identity, Standing};
+use crate::layer::mounts::{self, Tree};
+use crate::rootfs::RootfsError;
+use crate::sys::mount;
+use crate::sys::process::{self, Side};
+
+/// What the supervisor does beside the plan.
+pub struct Supervision<'a> {
+    /// The cgroup that the jail is cloned into.
+    pub cgroup: Option<&'a cgroup::Armed>,
+    /// Relays the caller's terminal.
+    pub terminal: Option<CallerTerminal>,
+    /// Wall-clock limit.
+    pub time: Option<Duration>,
+    /// Runs while the child makes the jail; the command starts only when it agrees.
+    pub check: &'a dyn Fn() -> Result<(), RootfsError>,
+    /// Told the process id of the jail's PID 1.
+    pub started: &'a dyn Fn(Pid),
+}
+
+/// Runs the plan and stays with the jail until nothing of it runs any more.
+///
+/// # Errors
+/// Everything in [`SpawnError`]; the jail is gone then.
+pub fn run(mut plan: Plan, supervision: Supervision<'_>) -> Result<End, SpawnError> {
+    let preparing = |what: &str| {
+        let what = what.to_owned();
+        move |cause: io::Error| SpawnError::Prepare { what, cause }
+    };
+    if plan.identity.standing == Standing::Operator {
+        // The jail would keep root's groups: setgroups is denied inside, also to drop them.
+        setgroups(&[]).map_err(|e| preparing("drop supplementary groups")(e.into()))?;
+        prepare_as_root(&mut plan)?;
+    }
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+        .map_err(|e| preparing("make a socket pair")(e.into()))?;
+    let (ours, theirs) = (Channel::new(ours), Channel::new(theirs));
+    let signals = Signals::block().map_err(|e| preparing("block signals")(e.into()))?;
+    let cgroup = supervision.cgroup.map(cgroup::Armed::directory);
+    let child = match process::clone_into(plan.namespaces.flags(), cgroup) {
+        Ok(Side::Child) => {
+            drop(ours);
+            child::run(&plan, &theirs, &signals.inherited)
+        }
+        Ok(Side::Parent(child)) => Running::new(child),
+        Err(cause) => return Err(preparing(&plan.namespaces.to_string())(cause.into())),
+    };
+    drop(theirs);
+    plan.identity.map(child.pid()).map_err(preparing(&plan.identity.to_string()))?;
+    (supervision.started)(child.pid());
+    // A child that is gone already has sent its report, which the loop reads.
+    let _ = ours.order(Order::Mapped);
+    (supervision.check)()?;
+    Supervisor::new(&plan, ours, signals, child, supervision.terminal, supervision.time).supervise()
+}
+
+/// Makes the detached trees of host directories while root's rights are at hand: the jail's uid could
+/// not reach them. Trees that the jail may write show their owner's files as the jail's own.
+fn prepare_as_root(plan: &mut Plan) -> Result<(), SpawnError> {
+    let identity = plan.identity;
+    for step in &mut plan.steps {
+        let words = step.to_string();
+        let (tree, made) = match step {
+            // Built by root for whoever runs in it: the jail reads what others may read.
+            Step::Root(tree) => {
+                let made = tree.source.clone_tree().map_err(io::Error::from);
+                (tree, made)
+            }
+            Step::Mount(Mounted::Host(mounts::Armed { tree, .. })) => {
+                let made = prepare_tree(tree, identity);
+                (tree, made)
+            }
+            _ => continue,
+        };
+        tree.prepared = Some(made.map_err(|cause| SpawnError::Prepare { what: words, cause })?);
+    }
+    Ok(())
+}
+
+fn prepare_tree(tree: &Tree, identity: Identity) -> io::Result<OwnedFd> {
+    let detached = tree.source.clone_tree()?;
+    if tree.source.owner != (identity.uid, identity.gid) {
+        let users = identity.owner_namespace(tree.source.owner)?;
+        match mount::map_owners(detached.as_fd(), users.as_fd()) {
+            Ok(()) => {}
+            // Where it may only read, the jail does with what others may read.
+            Err(_) if tree.flags.read_only => {}
+            Err(Errno::EINVAL) => return Err(io::Error::other(NoIdmap)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(detached)
+}
+
+/// The file system cannot show its files under another owner.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "its file system has no idmapped mounts (mount_setattr(2)); give the directory to the jail's own uid \
+     with chown, or use `mode = \"read-only\"`"
+)]
+struct NoIdmap;

@@ -1,0 +1,349 @@
+//! Stays beside a running jail: hands signals on, relays its terminal, keeps its time, hears how it ends.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+
+use crate::jail::control::{Channel, Order, Report};
+use crate::jail::error::SpawnError;
+use crate::jail::plan::Plan;
+use crate::jail::terminal::{CallerTerminal, Relay};
+use crate::path::printable;
+use crate::sys::process::{self, Child};
+
+/// How long a command that was told to end by SIGTERM may take before SIGKILL.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How a jail ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The command exited with this status.
+    Exited(i32),
+    /// The command was ended by this signal.
+    Killed(i32),
+    /// The time limit ended the command.
+    TimedOut,
+}
+
+/// The first process of the jail; killed and waited for when dropped, and with it everything else.
+pub(super) struct Running {
+    child: Child,
+    reaped: bool,
+}
+
+impl Running {
+    /// Takes the child over.
+    pub(super) fn new(child: Child) -> Running {
+        Running { child, reaped: false }
+    }
+
+    /// Its process id outside.
+    pub(super) fn pid(&self) -> Pid {
+        self.child.pid
+    }
+
+    fn wait(&mut self) {
+        while let Err(Errno::EINTR) = waitpid(self.child.pid, None) {}
+        self.reaped = true;
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.reaped {
+            // ESRCH: it has ended, and only waits to be waited for.
+            let _ = process::signal(self.child.pidfd.as_fd(), Signal::SIGKILL);
+            self.wait();
+        }
+    }
+}
+
+/// Signals of the supervisor, blocked and readable; as they were again when dropped.
+pub(super) struct Signals {
+    fd: SignalFd,
+    /// The caller's mask, which the command gets back.
+    pub(super) inherited: SigSet,
+}
+
+/// Handed on to the command; the rest of what is blocked is the supervisor's own business.
+const FORWARDED: [Signal; 8] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGTSTP,
+    Signal::SIGCONT,
+];
+
+impl Signals {
+    /// Before the clone.
+    ///
+    /// # Errors
+    /// As signalfd(2).
+    pub(super) fn block() -> Result<Signals, Errno> {
+        let mut inherited = SigSet::empty();
+        // All of them, for PID 1 of the jail must not lose one before it waits for them; the
+        // supervisor then lets those through that it has nothing to do with.
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut inherited))?;
+        let mut ours = SigSet::empty();
+        for signal in FORWARDED.into_iter().chain([Signal::SIGWINCH]) {
+            ours.add(signal);
+        }
+        let fd = SignalFd::with_flags(&ours, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        Ok(Signals { fd, inherited })
+    }
+
+    /// In the parent after the clone.
+    fn let_others_through(&self) -> Result<(), Errno> {
+        let mut ours = self.inherited;
+        for signal in FORWARDED.into_iter().chain([Signal::SIGWINCH]) {
+            ours.add(signal);
+        }
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&ours), None)
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.inherited), None);
+    }
+}
+
+struct Deadline {
+    at: Instant,
+    after: Signal,
+}
+
+/// The supervisor of one jail.
+pub(super) struct Supervisor<'a> {
+    plan: &'a Plan,
+    channel: Channel,
+    signals: Signals,
+    child: Running,
+    terminal: Option<CallerTerminal>,
+    relay: Option<Relay>,
+    deadline: Option<Deadline>,
+    timed_out: bool,
+}
+
+impl<'a> Supervisor<'a> {
+    /// `time` begins now.
+    pub(super) fn new(
+        plan: &'a Plan,
+        channel: Channel,
+        signals: Signals,
+        child: Running,
+        terminal: Option<CallerTerminal>,
+        time: Option<Duration>,
+    ) -> Supervisor<'a> {
+        let deadline = time.map(|time| Deadline { at: Instant::now() + time, after: Signal::SIGTERM });
+        Supervisor { plan, channel, signals, child, terminal, relay: None, deadline, timed_out: false }
+    }
+
+    /// Stays until nothing of the jail runs any more.
+    ///
+    /// # Errors
+    /// A step of the plan, or the execution of the command, failed.
+    pub(super) fn supervise(mut self) -> Result<End, SpawnError> {
+        let preparing = |what: &'static str| {
+            move |cause: Errno| SpawnError::Prepare { what: what.to_owned(), cause: cause.into() }
+        };
+        self.signals.let_others_through().map_err(preparing("unblock signals"))?;
+        if self.terminal.is_none() {
+            // A child that is gone has reported why.
+            let _ = self.channel.order(Order::Proceed);
+        }
+        let mut failure = None;
+        let mut end = None;
+        loop {
+            let ready = self.wait().map_err(preparing("poll"))?;
+            if ready.signal {
+                self.forward_signals();
+            }
+            if ready.keys
+                && let Some(relay) = &mut self.relay
+            {
+                relay.read_keys();
+            }
+            if ready.master_writable
+                && let Some(relay) = &mut self.relay
+            {
+                relay.write_to_jail();
+            }
+            if ready.master_readable
+                && let Some(relay) = &mut self.relay
+            {
+                relay.pass_output();
+            }
+            if ready.report {
+                match self.channel.next_report() {
+                    // ECONNRESET: the jail ended with an order unread, which the kernel tells once, before
+                    // the reports that are still queued.
+                    Err(Errno::EINTR | Errno::EAGAIN | Errno::ECONNRESET) => {}
+                    Ok(Some(Report::Terminal(master))) => self.start_relay(master)?,
+                    Ok(Some(Report::Ready)) => {}
+                    Ok(Some(Report::Stopped)) => self.stop_with_command(),
+                    Ok(Some(Report::Exited(status))) => end = Some(End::Exited(status)),
+                    Ok(Some(Report::Killed(signal))) => end = Some(End::Killed(signal)),
+                    Ok(Some(Report::ExecFailed(cause))) => failure = Some(self.exec_failed(cause)),
+                    Ok(Some(Report::StepFailed { step, errno })) => {
+                        failure = Some(self.step_failed(step, errno));
+                    }
+                    Ok(None) | Err(_) => break,
+                }
+            }
+            self.enforce_deadline();
+        }
+        // Only now is everything dead that PID 1 leaves behind: the kernel kills it all first.
+        self.child.wait();
+        if let Some(relay) = &mut self.relay {
+            relay.drain();
+        }
+        self.relay = None;
+        match (failure, end) {
+            (Some(error), _) => Err(error),
+            (None, _) if self.timed_out => Ok(End::TimedOut),
+            (None, Some(end)) => Ok(end),
+            // PID 1 itself was killed: by the kernel for want of memory, or from outside.
+            (None, None) => Ok(End::Killed(Signal::SIGKILL as i32)),
+        }
+    }
+
+    fn wait(&self) -> Result<Ready, Errno> {
+        let timeout = match &self.deadline {
+            None => PollTimeout::NONE,
+            Some(deadline) => {
+                let left = deadline.at.saturating_duration_since(Instant::now());
+                // Rounded up, or the loop would spin in the last millisecond.
+                let milliseconds = left.as_millis().saturating_add(1).min(i32::MAX as u128);
+                PollTimeout::try_from(i32::try_from(milliseconds).unwrap_or(i32::MAX))
+                    .unwrap_or(PollTimeout::MAX)
+            }
+        };
+        let interest = self.relay.as_ref().map(Relay::interest);
+        let nothing = PollFlags::empty();
+        let mut master_flags = PollFlags::POLLIN;
+        let (mut keys, mut master) = (None, None);
+        if let Some(interest) = interest {
+            keys = interest.input;
+            if let Some((fd, pending)) = interest.master {
+                master_flags.set(PollFlags::POLLOUT, pending);
+                master = Some(fd);
+            }
+        }
+        let spare = self.channel.as_fd();
+        let mut fds = [
+            PollFd::new(self.channel.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.signals.fd.as_fd(), PollFlags::POLLIN),
+            PollFd::new(keys.unwrap_or(spare), keys.map_or(nothing, |_| PollFlags::POLLIN)),
+            PollFd::new(master.unwrap_or(spare), master.map_or(nothing, |_| master_flags)),
+        ];
+        match poll(&mut fds, timeout) {
+            Err(Errno::EINTR) => return Ok(Ready::default()),
+            Err(error) => return Err(error),
+            Ok(_) => {}
+        }
+        let [channel, signal, input, output] = fds.map(|fd| fd.revents().unwrap_or(nothing));
+        let readable = PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR;
+        Ok(Ready {
+            report: channel.intersects(readable),
+            signal: signal.intersects(readable),
+            keys: keys.is_some() && input.intersects(readable),
+            master_readable: master.is_some() && output.intersects(readable),
+            master_writable: master.is_some() && output.contains(PollFlags::POLLOUT),
+        })
+    }
+
+    fn signal(&self, signal: Signal) {
+        // ESRCH: it has ended, and the channel tells how.
+        let _ = process::signal(self.child.child.pidfd.as_fd(), signal);
+    }
+
+    fn forward_signals(&mut self) {
+        while let Ok(Some(info)) = self.signals.fd.read_signal() {
+            match i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok()) {
+                Some(Signal::SIGWINCH) => {
+                    if let Some(relay) = &self.relay {
+                        relay.resize();
+                    }
+                }
+                Some(signal) => self.signal(signal),
+                None => {}
+            }
+        }
+    }
+
+    fn start_relay(&mut self, master: OwnedFd) -> Result<(), SpawnError> {
+        if let Some(terminal) = self.terminal.take() {
+            let relay = terminal.relay(master).map_err(|cause| SpawnError::Prepare {
+                what: "relay the terminal".into(),
+                cause: cause.into(),
+            })?;
+            self.relay = Some(relay);
+        }
+        let _ = self.channel.order(Order::Proceed);
+        Ok(())
+    }
+
+    /// The command was stopped: so is the supervisor, as any job of the caller's shell.
+    fn stop_with_command(&mut self) {
+        let Some(relay) = &self.relay else { return };
+        relay.restore();
+        // The rest of a pipeline stops too, or the shell would go on waiting for it; the signal that
+        // this sends to ourselves is only taken off the queue.
+        let _ = nix::sys::signal::kill(Pid::from_raw(0), Signal::SIGTSTP);
+        while let Ok(Some(_)) = self.signals.fd.read_signal() {}
+        let _ = raise(Signal::SIGSTOP);
+        // Continued.
+        let _ = relay.make_raw();
+        relay.resize();
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn enforce_deadline(&mut self) {
+        let Some(deadline) = &mut self.deadline else { return };
+        if Instant::now() < deadline.at {
+            return;
+        }
+        let signal = deadline.after;
+        *deadline = Deadline { at: deadline.at + GRACE, after: Signal::SIGKILL };
+        self.timed_out = true;
+        // SIGKILL reaches PID 1 itself and, with it, everything; SIGTERM is handed on by PID 1.
+        self.signal(signal);
+        if signal == Signal::SIGTERM {
+            // A stopped command could not take the SIGTERM.
+            self.signal(Signal::SIGCONT);
+        }
+    }
+
+    fn step_failed(&self, index: usize, cause: Errno) -> SpawnError {
+        match self.plan.steps.get(index) {
+            Some(step) => SpawnError::Step { step: step.to_string(), cause, hints: step.hints(cause) },
+            None => SpawnError::Died,
+        }
+    }
+
+    fn exec_failed(&self, cause: Errno) -> SpawnError {
+        let name =
+            self.plan.command.arguments.strings().first().map(|name| name.to_bytes()).unwrap_or_default();
+        let name = std::os::unix::ffi::OsStrExt::from_bytes(name);
+        SpawnError::Exec { command: printable(name).to_string(), cause }
+    }
+}
+
+#[derive(Default)]
+struct Ready {
+    report: bool,
+    signal: bool,
+    keys: bool,
+    master_readable: bool,
+    master_writable: bool,
+}
