@@ -57,6 +57,7 @@
 //! | pidfd | 5.3 | signals that cannot hit another process | `enter` fails |
 
 pub mod caller;
+pub mod cli;
 pub mod closure;
 pub mod error;
 pub mod host;

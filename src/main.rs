@@ -1,3 +1,5 @@
-//! The command line.
+//! The binary; everything is in the library, so that tests and fuzzers reach it.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    jailmk::cli::run()
+}

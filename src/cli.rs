@@ -1,0 +1,273 @@
+//! The command line: arguments → the stages → an exit status.
+
+mod build;
+mod ending;
+mod enter;
+mod inspect;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::error::{Report, StageError, status};
+use crate::spec::{Spec, SpecError, Trust};
+
+/// Below the options of `jailmk --help`.
+const START: &str = "\
+Start here:
+  jailmk check          what this host can enforce
+  jailmk enter shell    a shell that sees nothing of this host
+  jailmk init           a spec for this directory, to be edited
+
+The manual: man jailmk, man jailmk-enter, man jailmk-spec";
+
+/// Builds a minimal root filesystem and locks a coding agent or a server into it.
+#[derive(Debug, Parser)]
+#[command(name = "jailmk", version, disable_help_subcommand = true, max_term_width = 100, after_help = START)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Resolve a spec and assemble its root filesystem
+    Build(Build),
+    /// Run a command in the jail, building it first when needed
+    Enter(Enter),
+    /// Print what programs load; nothing is executed
+    Tree(Tree),
+    /// Say why a path is in the jail, or that it is not
+    Why(Why),
+    /// Compare a built root filesystem with its lock, byte for byte
+    Verify(Verify),
+    /// Try what this host can enforce, and name the cure for what is missing
+    Check(Check),
+    /// Write a commented spec for this directory
+    Init(Init),
+    /// Print the JSON Schema of the spec
+    Schema,
+    /// Print a completion script for a shell
+    Completions(Completions),
+}
+
+/// The spec that a command works on.
+#[derive(Debug, Args)]
+struct SpecArgument {
+    /// A path, or a name in ./, ~/.config/jailmk/specs/, /etc/jailmk/specs/ or built in [default: ./jail.toml]
+    #[arg(value_name = "SPEC")]
+    spec: Option<String>,
+    /// Use a spec that others than you and root could have changed
+    #[arg(long)]
+    trust_spec: bool,
+}
+
+impl SpecArgument {
+    fn load(&self) -> Result<Spec, SpecError> {
+        let trust = if self.trust_spec { Trust::Any } else { Trust::Owned };
+        crate::spec::load(self.spec.as_deref(), trust)
+    }
+}
+
+#[derive(Debug, Args)]
+struct Build {
+    #[command(flatten)]
+    spec: SpecArgument,
+    /// Make the tree in DIR, and its lock file DIR.lock, instead of in jailmk's state
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Take files from another root than /
+    #[arg(long, value_name = "ROOT", requires = "output")]
+    from: Option<PathBuf>,
+    /// Fail if the result differs from the lock file beside the spec
+    #[arg(long)]
+    locked: bool,
+    /// Print what the jail would hold, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct Enter {
+    #[command(flatten)]
+    spec: SpecArgument,
+    /// Print the steps and do nothing
+    #[arg(long)]
+    plan: bool,
+    /// End the command after this time, such as 90s, 30m or 1h30m; exit status 124
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    timeout: Option<Duration>,
+    /// Write JSON lines about the start and the end of the jail to descriptor N
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]
+    json_status_fd: Option<i32>,
+    /// What runs instead of the spec's command
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+struct Tree {
+    /// Names looked up as `programs` of a spec are, or paths
+    #[arg(required = true, value_name = "PROGRAM")]
+    programs: Vec<OsString>,
+    /// Print one host path a line
+    #[arg(long, conflicts_with = "json")]
+    paths: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct Why {
+    #[command(flatten)]
+    spec: SpecRequired,
+    /// A path in the jail
+    path: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct SpecRequired {
+    /// A path, or a name in ./, ~/.config/jailmk/specs/, /etc/jailmk/specs/ or built in
+    #[arg(value_name = "SPEC")]
+    spec: String,
+    /// Use a spec that others than you and root could have changed
+    #[arg(long)]
+    trust_spec: bool,
+}
+
+impl SpecRequired {
+    fn load(&self) -> Result<Spec, SpecError> {
+        let trust = if self.trust_spec { Trust::Any } else { Trust::Owned };
+        crate::spec::load(Some(&self.spec), trust)
+    }
+}
+
+#[derive(Debug, Args)]
+struct Verify {
+    #[command(flatten)]
+    spec: SpecArgument,
+}
+
+#[derive(Debug, Args)]
+struct Check {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct Init {
+    /// The jail's name [default: the directory's]
+    name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Completions {
+    /// The shell
+    shell: clap_complete::Shell,
+}
+
+fn parse_time(text: &str) -> Result<Duration, String> {
+    crate::spec::parse_duration(text).map_err(|error| error.to_string())
+}
+
+/// The definition that help texts, completions and the manual's test are made from.
+pub fn definition() -> clap::Command {
+    Arguments::command()
+}
+
+/// What a command came to: its exit status, or the error that is shown.
+type Outcome = Result<u8, Failure>;
+
+/// An error that ends a command.
+struct Failure {
+    error: Box<dyn StageError>,
+    status: u8,
+}
+
+impl Failure {
+    fn new(status: u8, error: impl StageError + 'static) -> Failure {
+        Failure { error: Box::new(error), status }
+    }
+}
+
+impl Failure {
+    /// The same error, as a failure of `enter`, where every one of jailmk's own has one status.
+    fn of_enter(self) -> Failure {
+        Failure { status: status::FAILED, ..self }
+    }
+}
+
+/// Any other command than `enter` fails with 1.
+impl<E: StageError + 'static> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        Failure::new(1, error)
+    }
+}
+
+/// Standard output cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to standard output")]
+struct OutputError(#[source] io::Error);
+
+impl StageError for OutputError {}
+
+/// Writes to standard output; a reader that has gone away wants no more.
+fn print(text: impl std::fmt::Display) -> Result<(), OutputError> {
+    let mut out = io::stdout().lock();
+    match write!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(OutputError(error)),
+        _ => Ok(()),
+    }
+}
+
+/// One line to the person in front of the terminal.
+fn say(text: impl std::fmt::Display) {
+    // A closed stderr is the caller's wish.
+    let _ = writeln!(io::stderr().lock(), "jailmk: {text}");
+}
+
+/// Runs the command line of this process.
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match arguments.command {
+        Command::Build(build) => build.run(),
+        Command::Enter(enter) => enter.run(),
+        Command::Tree(tree) => tree.run(),
+        Command::Why(why) => why.run(),
+        Command::Verify(verify) => verify.run(),
+        Command::Check(check) => check.run(),
+        Command::Init(init) => init.run(),
+        Command::Schema => inspect::schema(),
+        Command::Completions(completions) => completions.run(),
+    };
+    match outcome {
+        Ok(status) => ExitCode::from(status),
+        Err(failure) => {
+            let _ = writeln!(io::stderr().lock(), "{}", Report(&*failure.error));
+            ExitCode::from(failure.status)
+        }
+    }
+}
+
+impl Completions {
+    fn run(self) -> Outcome {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut definition(), "jailmk", &mut script);
+        print(String::from_utf8_lossy(&script))?;
+        Ok(0)
+    }
+}
+
+/// As [`From`], for `enter`.
+fn failed(error: impl StageError + 'static) -> Failure {
+    Failure::from(error).of_enter()
+}

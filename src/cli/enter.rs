@@ -1,0 +1,148 @@
+//! `jailmk enter`.
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+
+use crate::caller::Caller;
+use crate::cli::build::resolve;
+use crate::cli::ending::{StatusFd, tell};
+use crate::cli::{Enter, Failure, Outcome, failed, print, say};
+use crate::error::Causes;
+use crate::jail::plan::{Plan, TerminalWanted};
+use crate::jail::spawn::{self, Supervision};
+use crate::jail::terminal::CallerTerminal;
+use crate::jail::{Effect, Jail, Setting};
+use crate::layer::{cgroup, seccomp};
+use crate::path::HostPath;
+use crate::rootfs::{BuildOptions, Freshness, Rootfs, State, build};
+use crate::spec::{Degradable, Spec};
+
+impl Enter {
+    /// Runs the command in the jail, or tells how it would.
+    pub(super) fn run(self) -> Outcome {
+        // First of all: later the number could be a file of jailmk's own.
+        let status_fd = self.json_status_fd.map(StatusFd::adopt).transpose().map_err(failed)?;
+        let spec = self.spec.load().map_err(failed)?;
+        let memory = cgroup::host_memory().unwrap_or(u64::MAX);
+        let start = Start {
+            limits: cgroup::Policy::new(&spec.limits, memory),
+            time: self.timeout.or(spec.limits.time),
+            spec,
+            state: State::open().map_err(failed)?,
+            caller: Caller::current(),
+            memory,
+            arguments: self.command,
+        };
+        let current = Rootfs::current(&start.state, &start.spec).map_err(failed)?;
+        if self.plan { start.describe(current) } else { start.enter(current, status_fd.as_ref()) }
+    }
+}
+
+/// Everything that is known before a tree is.
+struct Start {
+    spec: Spec,
+    state: State,
+    caller: Caller,
+    /// Bytes of the host.
+    memory: u64,
+    limits: cgroup::Policy,
+    time: Option<Duration>,
+    arguments: Vec<OsString>,
+}
+
+type Current = Option<(Rootfs, Freshness)>;
+
+impl Start {
+    fn prepare(&self, tree: &HostPath, effect: Effect) -> Result<Jail, Failure> {
+        let setting = Setting {
+            tree,
+            caller: &self.caller,
+            private: &[self.state.path().clone()],
+            arguments: &self.arguments,
+            default_disk: self.memory / 2,
+            effect,
+        };
+        Jail::prepare(&self.spec, &setting).map_err(failed)
+    }
+
+    fn arm(&self, jail: Jail, terminal: Option<&CallerTerminal>) -> Plan {
+        jail.weaker.iter().for_each(|line| say(format_args!("weaker: {line}")));
+        let filter = seccomp::Policy { profile: self.spec.hardening.seccomp.clone() }.arm();
+        let wanted = if terminal.is_some() { TerminalWanted::Yes } else { TerminalWanted::No };
+        Plan::arm(jail, self.spec.network, filter, wanted)
+    }
+
+    /// Prints the steps.
+    fn describe(&self, current: Current) -> Outcome {
+        let not_built = self.state.path().join("rootfs").join(&self.spec.name);
+        let (tree, first) = match &current {
+            Some((rootfs, Freshness::Fresh)) => (rootfs.tree(), None),
+            Some((rootfs, Freshness::Stale(why))) => (rootfs.tree(), Some(format!("build it anew: {why}"))),
+            None => (not_built, Some("build the tree, which is not there yet".to_owned())),
+        };
+        let plan = self.arm(self.prepare(&tree, Effect::Describe)?, CallerTerminal::find().as_ref());
+        let first = first.map(|step| format!(" 0  {step}\n")).unwrap_or_default();
+        print(format_args!("{first} 0  limit the jail by cgroup v2: {}\n{plan}", self.limits))
+            .map_err(failed)?;
+        Ok(0)
+    }
+
+    /// Builds what has to be built, runs the command, tells how it ended.
+    fn enter(&self, current: Current, status_fd: Option<&StatusFd>) -> Outcome {
+        let rootfs = self.rootfs(current)?;
+        let mut jail = self.prepare(&rootfs.tree(), Effect::Enter)?;
+        let cgroup = limit(&self.spec, &self.limits, &mut jail)?;
+        let terminal = CallerTerminal::find();
+        let plan = self.arm(jail, terminal.as_ref());
+        let supervision = Supervision {
+            cgroup: cgroup.as_ref(),
+            terminal,
+            time: self.time,
+            check: &|| rootfs.check_seal(),
+            started: &|pid| status_fd.iter().for_each(|fd| fd.started(pid)),
+        };
+        let end = spawn::run(plan, supervision);
+        let usage = cgroup.as_ref().map(cgroup::Armed::usage);
+        // Tidied before anything is told: nothing of the jail is left when its end is known.
+        if let Some(cgroup) = cgroup
+            && let Err(error) = cgroup.remove()
+        {
+            say(Causes(&error));
+        }
+        let end = end.map_err(|error| Failure::new(error.exit_status(), error))?;
+        Ok(tell(end, &self.limits, usage.as_ref(), status_fd))
+    }
+
+    /// The tree, built anew unless it is there and up to date.
+    fn rootfs(&self, current: Current) -> Result<Rootfs, Failure> {
+        let name = &self.spec.name;
+        let doing = match current {
+            Some((rootfs, Freshness::Fresh)) => return Ok(rootfs),
+            Some((_, Freshness::Stale(why))) => format!("building {name}: {why}"),
+            None => format!("building {name}"),
+        };
+        if io::stderr().is_terminal() {
+            say(doing);
+        }
+        let closure = resolve(&self.spec, None).map_err(Failure::of_enter)?;
+        let built = build(&self.spec, &self.state, &BuildOptions::default(), &closure).map_err(failed)?;
+        Ok(built.rootfs.expect("BUG: only `--output` makes a tree outside the state"))
+    }
+}
+
+/// Makes the jail's cgroup; where only default limits cannot be had, rlimits stand in and a line says so.
+fn limit(spec: &Spec, limits: &cgroup::Policy, jail: &mut Jail) -> Result<Option<cgroup::Armed>, Failure> {
+    let reason = match limits.arm(&spec.name) {
+        Ok(cgroup::Outcome::Armed(armed)) => {
+            jail.weaker.extend(armed.weaker());
+            return Ok(Some(armed));
+        }
+        Ok(cgroup::Outcome::Unavailable { reason }) => reason,
+        Err(reason) if spec.hardening.degrade.contains(&Degradable::Cgroup) => reason,
+        Err(error) => return Err(failed(error)),
+    };
+    jail.resources.instead_of_cgroup(limits.memory.value, limits.processes.value);
+    jail.weaker.push(format!("limits of each process stand in for the jail's: {}", Causes(&reason)));
+    Ok(None)
+}
