@@ -1,0 +1,202 @@
+//! Limits are felt, through the binary: by cgroup v2 where the kernel has it, by rlimits everywhere.
+
+mod jail;
+
+use std::fs;
+use std::path::Path;
+
+use jail::{Jail, has_landlock, need, need_cgroup_v2, probe, runs};
+
+/// Every cgroup of the jail that [`limited`] makes under this name.
+fn leaves(name: &str) -> Vec<String> {
+    fn walk(directory: &Path, found: &mut Vec<String>) {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                found.push(entry.path().display().to_string());
+                walk(&entry.path(), found);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(Path::new("/sys/fs/cgroup"), &mut found);
+    found.retain(|path| path.contains(&format!("limits-test-{}-{name}-", std::process::id())));
+    found
+}
+
+/// A jail with these limits, whose cgroup can be told from others'.
+fn limited(name: &str, limits: &str) -> Jail {
+    let process = std::process::id();
+    Jail::spec(format!("name = \"limits-test-{process}-{name}\"\n{}[limits]\n{limits}\n", jail::tools()))
+}
+
+#[test]
+fn a_process_that_takes_more_memory_than_it_may_is_killed_and_enter_says_so() {
+    if !need_cgroup_v2() {
+        return;
+    }
+    let jail = limited("memory", "memory = \"64M\"");
+    // tail keeps what it reads until there is a line.
+    let ran = jail.sh("tail -n 1 /dev/zero; echo survived").ended(137);
+    assert_eq!(ran.stdout, "");
+    assert!(ran.stderr.contains("killed: memory 64 MiB, peak 64 MiB"), "{ran}");
+    assert_eq!(leaves("memory"), Vec::<String>::new());
+}
+
+#[test]
+fn tmpfs_counts_as_memory() {
+    if !need_cgroup_v2() {
+        return;
+    }
+    let ran =
+        limited("tmpfs", "memory = \"32M\"\ndisk = \"1G\"").sh("dd if=/dev/zero of=/tmp/a bs=1M count=100");
+    assert_eq!(ran.status, 137, "{ran}");
+}
+
+#[test]
+fn the_jail_as_a_whole_dies_for_want_of_memory() {
+    if !need_cgroup_v2() {
+        return;
+    }
+    let ran = limited("group", "memory = \"64M\"").sh("sleep 82.25 & tail -n 1 /dev/zero & wait").ended(137);
+    assert!(ran.stderr.contains("killed: memory"), "{ran}");
+    assert!(!runs("sleep\x0082.25"));
+}
+
+#[test]
+fn the_status_tells_of_memory() {
+    if !need_cgroup_v2() {
+        return;
+    }
+    let jail =
+        limited("status", "memory = \"64M\"").option("--json-status-fd=3").by_shell("exec \"$@\" 3>status");
+    jail.sh("tail -n 1 /dev/zero").ended(137);
+    let text = fs::read_to_string(jail.place.join("here/status")).expect("read the status");
+    let end: serde_json::Value = serde_json::from_str(text.lines().last().expect("a line")).expect("JSON");
+    assert_eq!(end["oom-killed"], true, "{text}");
+    let peak = end["memory-peak"].as_u64().expect("a peak");
+    assert!((48 << 20..=64 << 20).contains(&peak), "{text}");
+}
+
+#[test]
+fn a_fork_storm_stops_at_processes() {
+    if !need_cgroup_v2() {
+        return;
+    }
+    let ran = limited("storm", "processes = 20")
+        .sh("i=0; while [ $i -lt 40 ]; do sleep 83.25 & i=$((i + 1)); done 2>/dev/null; echo all");
+    assert!(!ran.stdout.contains("all") && ran.status != 0, "{ran}");
+    assert!(ran.stderr.contains("limited: processes 20"), "{ran}");
+    assert!(!runs("sleep\x0083.25"));
+    assert_eq!(leaves("storm"), Vec::<String>::new());
+}
+
+#[test]
+fn half_a_processor_gives_half_the_time() {
+    if !need_cgroup_v2() {
+        return;
+    }
+    let jail = limited("cpus", "cpus = 0.5").option("--json-status-fd=3").by_shell("exec \"$@\" 3>status");
+    let jail = jail.option("--timeout=3s");
+    jail.sh("while :; do :; done").ended(124);
+    let text = fs::read_to_string(jail.place.join("here/status")).expect("read the status");
+    let end: serde_json::Value = serde_json::from_str(text.lines().last().expect("a line")).expect("JSON");
+    let used = end["cpu-usec"].as_u64().expect("processor time");
+    // Of at least 3 s: half would be 1.5 s. A busy machine gives less, and never more.
+    assert!((100_000..2_200_000).contains(&used), "{text}");
+}
+
+#[test]
+fn the_cgroup_shows_its_limits_and_is_gone_afterwards() {
+    if !need_cgroup_v2() {
+        return;
+    }
+    let jail = limited("files", "memory = \"128M\"\nprocesses = 77\ncpus = 1.5");
+    let running = jail.start("echo ready; cat").ready();
+    let found = leaves("files");
+    assert_eq!(found.len(), 1, "{found:?}");
+    let read = |name: &str| fs::read_to_string(Path::new(&found[0]).join(name)).unwrap_or_default();
+    assert_eq!(read("memory.max").trim(), (128 << 20).to_string());
+    assert_eq!(read("pids.max").trim(), "77");
+    assert_eq!(read("cpu.max").trim(), "150000 100000");
+    assert_eq!(read("memory.oom.group").trim(), "1");
+    running.end().succeeded();
+    assert_eq!(leaves("files"), Vec::<String>::new());
+}
+
+#[test]
+fn the_cgroup_of_a_killed_supervisor_goes_with_the_next_start() {
+    if !need_cgroup_v2() {
+        return;
+    }
+    let jail = limited("swept", "memory = \"128M\"");
+    let running = jail.start("echo ready; sleep 84.25").ready();
+    running.signal(nix::sys::signal::Signal::SIGKILL);
+    running.end().ended(-9);
+    jail::until("the jail is gone", || !runs("sleep\x0084.25"));
+    jail.prints("true");
+    assert_eq!(leaves("swept"), Vec::<String>::new());
+}
+
+#[test]
+fn the_jail_sees_itself_at_the_top_of_the_hierarchy() {
+    if !need_cgroup_v2() {
+        return;
+    }
+    assert_eq!(limited("view", "memory = \"128M\"").prints("cat /proc/self/cgroup"), "0::/\n");
+}
+
+#[test]
+fn a_written_limit_that_cannot_be_had_is_refused() {
+    if !need(
+        "a host without cgroup v2",
+        jail::kernel() == "host" && !has_cgroup_v2(),
+        &["host", "uml", "6.1", "6.12"],
+    ) {
+        return;
+    }
+    for limit in ["memory = \"64M\"", "swap = \"1M\"", "cpus = 1", "processes = 9"] {
+        let ran = limited("refused", limit).sh("true").refused(125, "cgroup");
+        assert!(ran.stderr.contains("degrade = [\"cgroup\"]"), "{ran}");
+    }
+}
+
+fn has_cgroup_v2() -> bool {
+    fs::exists("/sys/fs/cgroup/cgroup.controllers").unwrap_or(false)
+}
+
+#[test]
+fn a_written_limit_may_be_missing_when_the_spec_says_so() {
+    if !need("a host without cgroup v2", !has_cgroup_v2(), &["host", "uml", "6.1", "6.12"]) {
+        return;
+    }
+    let landlock = if has_landlock() { "" } else { ", \"landlock\"" };
+    let ran = Jail::tools(format!("[limits]\nmemory = \"64M\"\nprocesses = 50\n[hardening]\ndegrade = [\"cgroup\"{landlock}]\nlandlock = \"required\"\n"))
+        .sh("cat /proc/self/limits")
+        .succeeded();
+    assert_eq!(ran.stderr.lines().filter(|line| line.contains("cgroup")).count(), 1, "{ran}");
+    assert!(
+        ran.stdout.lines().any(|line| line.starts_with("Max processes") && line.contains(" 50 ")),
+        "{ran}"
+    );
+    assert!(
+        ran.stdout.lines().any(|line| line.starts_with("Max data size") && line.contains("67108864")),
+        "{ran}"
+    );
+}
+
+#[test]
+fn a_process_may_open_as_many_files_as_the_spec_says() {
+    // dup2(2)
+    let [last, next] = [("33 0 19", "19"), ("33 0 20", "EBADF")];
+    probe::expect(&probe::jail("[limits]\nopen_files = 20\n"), &[last, next]);
+}
+
+#[test]
+fn no_file_may_be_larger_than_disk() {
+    let jail =
+        Jail::tools("[workspace]\nmode = \"direct\"\npath = \"PLACE/work\"\n[limits]\ndisk = \"2M\"\n");
+    jail.place.directory("work");
+    let ran = jail.sh("trap '' XFSZ; dd if=/dev/zero of=file bs=64K count=100");
+    assert!(ran.stderr.contains("File too large"), "{ran}");
+    assert_eq!(fs::metadata(jail.place.join("work/file")).expect("look at a file").len(), 2 << 20);
+}

@@ -1,0 +1,274 @@
+//! The life of a command in a jail, through the binary: its exit status, its signals, its streams, and
+//! that nothing outlives it.
+
+mod jail;
+
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+
+use jail::{Jail, Running, probe, run, runs, until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+#[test]
+fn the_exit_status_is_the_commands() {
+    let jail = Jail::small();
+    for status in [0, 1, 125, 127, 255] {
+        jail.sh(&format!("exit {status}")).ended(status);
+    }
+}
+
+#[test]
+fn death_by_a_signal_is_128_and_its_number() {
+    let jail = Jail::small();
+    for (name, status) in
+        [("HUP", 129), ("INT", 130), ("ABRT", 134), ("KILL", 137), ("SEGV", 139), ("TERM", 143)]
+    {
+        jail.sh(&format!("kill -{name} $$; sleep 9")).ended(status);
+    }
+}
+
+#[test]
+fn a_command_that_is_not_in_the_jail_is_127() {
+    let jail = Jail::tools("");
+    jail.run(&["frobnicate", "x"]).refused(127, "cannot execute `frobnicate` in the jail");
+    jail.run(&["/usr/bin/frobnicate"]).refused(127, "add \"/usr/bin/frobnicate\" to `programs`");
+    jail.run(&["./frobnicate"]).refused(127, "frobnicate");
+    jail.run(&["sh/frobnicate"]).refused(127, "frobnicate");
+    jail.run(&[""]).refused(127, "cannot execute");
+}
+
+#[test]
+fn a_command_that_cannot_be_executed_is_126() {
+    let jail = Jail::tools(
+        "files = [{ content = \"x\", to = \"/usr/bin/data\" }, { content = \"x\", to = \"/usr/bin/odd\", mode = \"0755\" }]\n",
+    );
+    jail.run(&["data"]).refused(126, "cannot execute `data` in the jail");
+    jail.run(&["/usr"]).refused(126, "not executable");
+    assert_eq!(jail.run(&["/usr/bin/odd"]).status, 126);
+}
+
+#[test]
+fn a_failure_of_jailmk_is_125_and_a_wrong_option_is_2() {
+    Jail::tools("[process]\ndirectory = \"/nowhere\"\n")
+        .sh("true")
+        .refused(125, "cannot enter the directory /nowhere");
+    assert_eq!(Jail::small().jailmk("enter", &["--frobnicate"]).status, 2);
+}
+
+#[test]
+fn commands_are_found_by_path_by_name_and_relative_to_the_directory() {
+    let jail = Jail::spec(
+        "[rootfs]
+programs = [\"sh\", \"env\", \"id\"]
+        files = [{ content = \"#!/usr/bin/env -S sh -u\\necho script $0 $1\\n\", to = \"/srv/script\", mode = \"0755\" }]
+        [process]\ndirectory = \"/srv\"\nenv = { PATH = \"/nowhere:/srv:/usr/bin\" }\n");
+    assert_eq!(jail.run(&["script", "a b"]).succeeded().stdout, "script /srv/script a b\n");
+    assert_eq!(jail.run(&["./script", "1"]).succeeded().stdout, "script ./script 1\n");
+    assert_eq!(jail.run(&["../srv/script", "1"]).succeeded().stdout, "script ../srv/script 1\n");
+    assert_eq!(jail.run(&["/usr/bin/id", "-u"]).succeeded().stdout, "1000\n");
+}
+
+#[test]
+fn without_a_command_the_specs_runs() {
+    let jail = Jail::tools("[process]\ncommand = [\"sh\", \"-c\", \"echo $0\", \"from the spec\"]\n");
+    assert_eq!(jail.run(&[]).succeeded().stdout, "from the spec\n");
+}
+
+#[test]
+fn signals_are_handed_on_to_the_command() {
+    let jail = Jail::small();
+    for (signal, name) in [
+        (Signal::SIGTERM, "TERM"),
+        (Signal::SIGINT, "INT"),
+        (Signal::SIGHUP, "HUP"),
+        (Signal::SIGUSR1, "USR1"),
+        (Signal::SIGUSR2, "USR2"),
+        (Signal::SIGQUIT, "QUIT"),
+    ] {
+        let running = jail
+            .start(&format!("trap 'echo got {name}; exit 7' {name}; echo ready; while :; do sleep 0.1; done"))
+            .ready();
+        running.signal(signal);
+        let ran = running.end().ended(7);
+        assert_eq!(ran.stdout, format!("ready\ngot {name}\n"));
+    }
+}
+
+#[test]
+fn a_signal_that_the_command_does_not_catch_ends_it() {
+    let running = Jail::small().start("echo ready; sleep 60; echo no").ready();
+    running.signal(Signal::SIGTERM);
+    running.end().ended(143);
+}
+
+#[test]
+fn the_time_limit_ends_the_command_with_124() {
+    let ran =
+        Jail::small().option("--timeout=3s").sh("trap 'echo told; exit 3' TERM; while :; do sleep 0.1; done");
+    let ran = ran.ended(124);
+    assert_eq!(ran.stdout, "told\n");
+    assert!(ran.stderr.contains("time limit"), "{ran}");
+    Jail::tools("[limits]\ntime = \"1s\"\n").sh("sleep 60").ended(124);
+}
+
+#[test]
+fn a_command_that_ignores_the_time_limit_is_killed() {
+    let jail = Jail::small().option("--timeout=3s");
+    let ran = jail.sh("trap '' TERM; echo deaf; sleep 77.25 & while :; do sleep 0.1; done").ended(124);
+    assert_eq!(ran.stdout, "deaf\n");
+    assert!(!runs("sleep\x0077.25"));
+}
+
+#[test]
+fn orphans_are_reaped() {
+    let ran = Jail::small().prints(
+        "(sh -c 'true & true & exec true' & wait); sleep 0.3
+         for p in /proc/[0-9]*; do
+             while read -r k v rest; do [ \"$k\" != State: ] || case $v in Z) echo zombie $p; esac; done <$p/status
+         done",
+    );
+    assert_eq!(ran, "");
+}
+
+#[test]
+fn what_runs_in_the_background_ends_with_the_command() {
+    Jail::small().sh("sleep 78.25 & (setsid sleep 78.25 2>/dev/null || sleep 78.25) & exit 0").succeeded();
+    assert!(!runs("sleep\x0078.25"));
+}
+
+#[test]
+fn a_killed_supervisor_takes_the_jail_along() {
+    let running = Jail::small().start("trap '' TERM HUP; sleep 79.25 & echo ready; sleep 79.25").ready();
+    until("the jail runs", || runs("sleep\x0079.25"));
+    running.signal(Signal::SIGKILL);
+    running.end().ended(-9);
+    until("the jail is gone", || !runs("sleep\x0079.25"));
+}
+
+/// The jail's first process, seen from outside.
+fn first_process(running: &Running) -> Pid {
+    let supervisor = running.pid();
+    let is_child = |pid: &Pid| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.lines().any(|line| line == format!("PPid:\t{supervisor}"))
+    };
+    let processes = fs::read_dir("/proc").expect("read /proc").flatten();
+    let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::from_raw));
+    pids.find(is_child).expect("a child of the supervisor")
+}
+
+#[test]
+fn a_first_process_killed_from_outside_ends_the_jail() {
+    let running = Jail::small().start("sleep 80.25 & echo ready; sleep 80.25").ready();
+    kill(first_process(&running), Signal::SIGKILL).expect("kill the first process");
+    running.end().ended(137);
+    assert!(!runs("sleep\x0080.25"));
+}
+
+#[test]
+fn the_jail_cannot_end_its_first_process() {
+    let ran = Jail::small().prints("kill -9 1; kill -STOP 1; sleep 0.2; echo alive");
+    assert_eq!(ran, "alive\n");
+}
+
+#[test]
+fn bytes_pass_through_pipes_unchanged() {
+    let bytes: Vec<u8> = (0..300_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let ran = Jail::small().fed(&["cat"], &bytes).succeeded();
+    assert!(ran.bytes == bytes, "{} bytes came back", ran.bytes.len());
+}
+
+#[test]
+fn standard_error_stays_apart_from_standard_output() {
+    let ran = Jail::small().sh("echo out; echo err >&2").succeeded();
+    assert_eq!((ran.stdout.as_str(), ran.complaints()), ("out\n", vec!["err"]));
+}
+
+#[test]
+fn stdin_may_be_closed_or_a_file() {
+    let jail = Jail::tools("").by_shell("exec \"$@\" <&-");
+    let ran = jail.sh("cat; echo $?; echo out >/dev/null; ls /proc/self/fd");
+    assert!(ran.stdout.starts_with("1\n") || ran.stdout.starts_with("0\n"), "{ran}");
+    let jail = Jail::tools("");
+    let input = jail.place.file("input", "from a file\n");
+    let mut command = jail.enter(&["sh", "-c", "head -c 4; cat /dev/stdin"]);
+    command.stdin(File::open(input).expect("open a file"));
+    let ran = run(command).succeeded();
+    assert!(ran.stdout.starts_with("from"), "{ran}");
+}
+
+#[test]
+fn a_file_given_as_output_can_be_opened_again_and_not_read() {
+    let jail = Jail::tools("");
+    let path = jail.place.file("output", "before\n");
+    // Root's jail is another user, to whom the file must be open too.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).expect("open a file to all");
+    let mut command =
+        jail.enter(&["sh", "-c", "echo one >&2; echo two >>/dev/stderr; head -c 20 /dev/stderr >&2; true"]);
+    let file = File::options().append(true).open(&path).expect("open a file");
+    let mut child = command.stdout(Stdio::null()).stderr(file).spawn().expect("start jailmk");
+    assert!(child.wait().expect("wait").success());
+    let text = fs::read_to_string(&path).expect("read a file");
+    assert!(text.contains("one\n") && text.contains("two\n"), "{text}");
+    // What the caller opened for writing is no way to read.
+    if jail::need_landlock(2) {
+        assert!(text.contains("Permission denied") && text.matches("before").count() == 1, "{text}");
+    }
+}
+
+#[test]
+fn a_directory_or_a_disk_as_a_stream_is_refused() {
+    let jail = Jail::tools("").by_shell("exec \"$@\" <.");
+    jail.sh("true").refused(125, "cannot pass standard input on: it is a directory");
+    Jail::tools("").by_shell("exec \"$@\" 3<. >&3").sh("true").ended(125);
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_a_pipeline() {
+    let jail = Jail::tools("").by_shell("\"$@\" | head -n 1");
+    assert_eq!(jail.sh("while :; do echo y; done").succeeded().stdout, "y\n");
+}
+
+#[test]
+fn the_status_descriptor_tells_start_and_end() {
+    let jail = Jail::tools("").option("--json-status-fd=3").by_shell("exec \"$@\" 3>status");
+    jail.sh("exit 3").ended(3);
+    let text = fs::read_to_string(jail.place.join("here/status")).expect("read the status");
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert!(lines[0]["child-pid"].as_i64().is_some_and(|pid| pid > 1), "{text}");
+    assert_eq!(lines[1]["exit-code"], 3, "{text}");
+    assert_eq!(lines[1]["timed-out"], false, "{text}");
+    jail.sh("kill -9 $$").ended(137);
+    let text = fs::read_to_string(jail.place.join("here/status")).expect("read the status");
+    assert!(text.contains("\"signal\":9"), "{text}");
+    Jail::tools("").option("--json-status-fd=9").sh("true").ended(125);
+}
+
+#[test]
+fn the_status_descriptor_does_not_come_in() {
+    let jail = Jail::tools("").option("--json-status-fd=3").by_shell("exec \"$@\" 3>status");
+    assert_eq!(jail.run(&["ls", "/proc/self/fd"]).succeeded().stdout, "0\n1\n2\n3\n", "3 is ls's own");
+}
+
+#[test]
+fn a_blocked_or_ignored_signal_of_the_caller_does_not_make_the_jail_deaf() {
+    let jail = Jail::tools("").by_shell("trap '' PIPE; exec \"$@\"");
+    let ran = jail.run(&["grep", "SigIgn", "/proc/self/status"]).succeeded();
+    let ignored = ran.stdout.split_whitespace().last().and_then(|set| u64::from_str_radix(set, 16).ok());
+    assert_eq!(ignored.map(|set| set & 1 << (Signal::SIGPIPE as u64 - 1)), Some(0), "{ran}");
+}
+
+#[test]
+fn the_hosts_processes_cannot_be_signalled() {
+    let mut victim = std::process::Command::new("sleep").arg("81.25").spawn().expect("start sleep");
+    let line = format!("kill {} 0", victim.id());
+    probe::expect(&probe::jail(""), &[(&line, "ESRCH"), (&format!("kill {} 9", victim.id()), "ESRCH")]);
+    Jail::small().sh("kill -9 -1");
+    assert!(victim.try_wait().expect("look at sleep").is_none(), "a process of the host was killed");
+    victim.kill().expect("kill sleep");
+    victim.wait().expect("wait for sleep");
+}

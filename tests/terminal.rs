@@ -1,0 +1,314 @@
+//! A jail on a terminal, through the binary: the terminal inside is its own, and feels like the caller's.
+
+mod jail;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jail::{Jail, PATH, runs};
+use nix::pty::{Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
+use nix::unistd::{Pid, ttyname};
+
+/// The most that a terminal keeps a test waiting.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A terminal and the command that is its session's leader.
+struct Terminal {
+    keys: Option<File>,
+    slave: OwnedFd,
+    screen: Arc<(Mutex<Screen>, Condvar)>,
+    child: Child,
+    _jail: Option<Jail>,
+}
+
+#[derive(Default)]
+struct Screen {
+    text: Vec<u8>,
+    ended: bool,
+}
+
+impl Terminal {
+    /// Starts `command` with the terminal as its controlling one, 24 lines of 80 columns.
+    fn start(command: &Command, jail: Option<Jail>) -> Terminal {
+        let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        let pty = openpty(&size, None).expect("open a terminal");
+        let mut leader = Command::new("setsid");
+        leader.args(["--ctty", "--wait"]).arg(command.get_program()).args(command.get_args()).env_clear();
+        leader.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        if let Some(directory) = command.get_current_dir() {
+            leader.current_dir(directory);
+        }
+        let stream = || pty.slave.try_clone().expect("duplicate a descriptor");
+        leader.stdin(stream()).stdout(stream()).stderr(stream());
+        let child = leader.spawn().expect("start setsid");
+        let screen = Arc::new((Mutex::new(Screen::default()), Condvar::new()));
+        let shown = Arc::clone(&screen);
+        let mut output = File::from(pty.master.try_clone().expect("duplicate a descriptor"));
+        thread::spawn(move || {
+            let mut chunk = [0; 4096];
+            loop {
+                let read = output.read(&mut chunk).unwrap_or(0);
+                let mut screen = shown.0.lock().expect("the screen");
+                screen.text.extend_from_slice(&chunk[..read]);
+                screen.ended = read == 0;
+                shown.1.notify_all();
+                if read == 0 {
+                    return;
+                }
+            }
+        });
+        Terminal { keys: Some(File::from(pty.master)), slave: pty.slave, screen, child, _jail: jail }
+    }
+
+    /// Starts a script in the jail.
+    fn of(jail: Jail, script: &str) -> Terminal {
+        let command = jail.enter(&["sh", "-c", script]);
+        Terminal::start(&command, Some(jail))
+    }
+
+    fn press(&self, keys: &[u8]) {
+        let mut master = self.keys.as_ref().expect("it has not hung up");
+        master.write_all(keys).expect("press keys");
+    }
+
+    /// Waits until this is on the screen after `from`; returns where it ends.
+    #[track_caller]
+    fn see(&self, words: &str, from: usize) -> usize {
+        let started = Instant::now();
+        let mut screen = self.screen.0.lock().expect("the screen");
+        loop {
+            let text = screen.text.get(from..).unwrap_or_default();
+            if let Some(at) = text.windows(words.len()).position(|window| window == words.as_bytes()) {
+                return from + at + words.len();
+            }
+            let shown = String::from_utf8_lossy(&screen.text).into_owned();
+            assert!(started.elapsed() < PATIENCE, "`{words}` never came: {shown}");
+            screen = self.screen.1.wait_timeout(screen, Duration::from_millis(200)).expect("the screen").0;
+        }
+    }
+
+    /// Waits for the end: exit status and what was shown.
+    fn end(mut self) -> (Option<i32>, String) {
+        let started = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("look at the command") {
+                break status;
+            }
+            assert!(started.elapsed() < PATIENCE, "it never ended: {}", self.shown());
+            thread::sleep(Duration::from_millis(10));
+        };
+        // All that was written before the end is on its way to the screen; a mark comes after it.
+        let mut slave = File::from(self.slave.try_clone().expect("duplicate a descriptor"));
+        slave.write_all(b"(the end)").expect("write to the terminal");
+        self.see("(the end)", 0);
+        let shown = self.shown();
+        (status.code(), shown.split("(the end)").next().unwrap_or_default().to_owned())
+    }
+
+    fn shown(&self) -> String {
+        let screen = self.screen.0.lock().expect("the screen");
+        let text = String::from_utf8_lossy(&screen.text).replace("\r\n", "\n");
+        text.lines()
+            .filter(|line| !line.starts_with("jailmk: weaker: "))
+            .map(|line| format!("{line}\n"))
+            .collect()
+    }
+
+    fn modes(&self) -> Termios {
+        tcgetattr(&self.slave).expect("the modes of a terminal")
+    }
+
+    fn is_raw(&self) -> bool {
+        !self.modes().local_flags.contains(LocalFlags::ICANON)
+    }
+
+    fn resize(&self, rows: u16, columns: u16) {
+        let name = ttyname(&self.slave).expect("the terminal's name");
+        let mut stty = Command::new("stty");
+        stty.arg("-F").arg(name).args(["rows", &rows.to_string(), "cols", &columns.to_string()]);
+        jail::run(stty).succeeded();
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_terminal_inside_is_the_jails_own() {
+    let script = "tty; for n in 0 1 2; do readlink /proc/self/fd/$n; done; echo /dev/pts/*; echo to the terminal >/dev/tty";
+    let (status, shown) = Terminal::of(Jail::small(), script).end();
+    let own = "/dev/pts/0\n";
+    assert_eq!(shown, format!("{}/dev/pts/0 /dev/pts/ptmx\nto the terminal\n", own.repeat(4)));
+    assert_eq!(status, Some(0));
+}
+
+#[test]
+fn only_the_streams_that_were_terminals_become_the_jails_terminal() {
+    let jail = Jail::small().by_shell("\"$@\" | cat");
+    let (_, shown) =
+        Terminal::of(jail, "[ -t 0 ] && echo in >&2; [ -t 1 ] || echo pipe; [ -t 2 ] && echo error").end();
+    let mut lines: Vec<&str> = shown.lines().collect();
+    // What went through the pipe may come later than the rest.
+    lines.sort_unstable();
+    assert_eq!(lines, ["error", "in", "pipe"]);
+}
+
+#[test]
+fn the_size_is_the_callers_and_changes_with_it() {
+    let script = "stty size; trap 'stty size; exit 3' WINCH; echo ready; while :; do sleep 0.1; done";
+    let terminal = Terminal::of(Jail::small(), script);
+    terminal.see("ready", 0);
+    terminal.resize(40, 123);
+    let (status, shown) = terminal.end();
+    assert_eq!((status, shown.as_str()), (Some(3), "24 80\nready\n40 123\n"));
+}
+
+#[test]
+fn ctrl_c_interrupts_the_command_and_not_jailmk() {
+    let terminal = Terminal::of(
+        Jail::small(),
+        "trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 0.1; done",
+    );
+    terminal.see("ready", 0);
+    terminal.press(b"\x03");
+    let (status, shown) = terminal.end();
+    assert_eq!(status, Some(5), "{shown}");
+    assert!(shown.contains("caught"), "{shown}");
+}
+
+#[test]
+fn ctrl_d_ends_the_input() {
+    let terminal = Terminal::of(Jail::small(), "echo ready; cat; echo over");
+    terminal.see("ready", 0);
+    terminal.press(b"typed\n\x04");
+    let (status, shown) = terminal.end();
+    // Once as the echo, once as the output.
+    assert_eq!((status, shown.as_str()), (Some(0), "ready\ntyped\ntyped\nover\n"));
+}
+
+#[test]
+fn ctrl_z_stops_the_job_and_fg_goes_on() {
+    let jail = Jail::small();
+    let mut shell = Command::new("bash");
+    shell.args(["--norc", "--noprofile", "-i"]).envs([("PATH", PATH), ("PS1", "$ "), ("TERM", "dumb")]);
+    let enter = jail.enter(&["sh", "-c", "echo ready; read line; echo got $line"]);
+    for (name, value) in enter.get_envs() {
+        shell.env(name, value.expect("a value"));
+    }
+    let words = std::iter::once(enter.get_program()).chain(enter.get_args());
+    let line: String = words.map(|word| format!("'{}' ", word.to_str().expect("UTF-8"))).collect();
+    let terminal = Terminal::start(&shell, Some(jail));
+    terminal.press(format!("{line}\n").as_bytes());
+    // The echo of the line has the word too, followed by other characters.
+    let seen = terminal.see("\nready\r\n", 0);
+    assert!(terminal.is_raw());
+    terminal.press(b"\x1a");
+    let seen = terminal.see("Stopped", seen);
+    terminal.press(b"echo out''side; fg\n");
+    let seen = terminal.see("outside", seen);
+    terminal.see("echo ready", seen); // bash names the job that it continues
+    jail::until("the relay goes on", || terminal.is_raw());
+    terminal.press(b"the line\n");
+    let seen = terminal.see("got the line\r\n", seen);
+    // Not ahead of the prompt: what is typed while the jail still runs is for the jail.
+    let seen = terminal.see("$ ", seen);
+    terminal.press(b"exit 6\n");
+    terminal.see("exit", seen);
+    assert_eq!(terminal.end().0, Some(6));
+}
+
+#[test]
+fn the_modes_are_restored_however_the_jail_ends() {
+    let flags = |modes: Termios| (modes.input_flags, modes.output_flags, modes.local_flags);
+    let found = flags(tcgetattr(openpty(None, None).expect("open a terminal").slave).expect("its modes"));
+    for (script, signal, status) in [
+        ("echo ready; read line; exit 4", None, 4),
+        ("echo ready; read line; kill -9 $$", None, 137),
+        ("echo ready; sleep 60", Some(Signal::SIGTERM), 143),
+        ("echo ready; stty raw -echo; read line; exit 0", None, 0),
+    ] {
+        let jail = Jail::small().by_shell("echo $$ >pid; exec \"$@\"");
+        let pid = jail.place.join("here/pid");
+        let terminal = Terminal::of(jail, script);
+        terminal.see("ready", 0);
+        assert!(terminal.is_raw());
+        match signal {
+            None => terminal.press(b"\n"),
+            Some(signal) => {
+                let pid =
+                    std::fs::read_to_string(&pid).expect("read a file").trim().parse().expect("a number");
+                kill(Pid::from_raw(pid), signal).expect("signal jailmk");
+            }
+        }
+        let slave = terminal.slave.try_clone().expect("duplicate a descriptor");
+        let keys = terminal.keys.as_ref().map(|keys| keys.try_clone().expect("duplicate a descriptor"));
+        assert_eq!(terminal.end().0, Some(status), "{script}");
+        assert_eq!(flags(tcgetattr(&slave).expect("its modes")), found, "{script}");
+        drop(keys);
+    }
+}
+
+#[test]
+fn output_is_complete_when_the_command_ends_at_once() {
+    let (status, shown) = Terminal::of(Jail::small(), "seq 1 20000").end();
+    let expected: String = (1..=20000).map(|number| format!("{number}\n")).collect();
+    assert!(shown == expected, "{} bytes of {}", shown.len(), expected.len());
+    assert_eq!(status, Some(0));
+}
+
+#[test]
+fn a_hundred_kibibytes_pasted_arrive_whole() {
+    let terminal = Terminal::of(Jail::small(), "stty raw -echo; echo ready; head -c 102400 | md5sum");
+    terminal.see("ready", 0);
+    let bytes: Vec<u8> =
+        (0..102_400u32).map(|n| b'!' + (n.wrapping_mul(2_654_435_761) >> 26) as u8).collect();
+    let mut md5sum = Command::new("md5sum")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("start md5sum");
+    md5sum.stdin.take().expect("a pipe").write_all(&bytes).expect("write");
+    let expected = String::from_utf8(md5sum.wait_with_output().expect("md5sum").stdout).expect("text");
+    terminal.press(&bytes);
+    let (_, shown) = terminal.end();
+    assert!(shown.contains(expected.trim()), "{expected}: {shown}");
+}
+
+#[test]
+fn a_hangup_ends_the_jail() {
+    let mut terminal = Terminal::of(Jail::small(), "echo ready; sleep 85.25");
+    terminal.see("ready", 0);
+    jail::until("the command runs", || runs("sleep\x0085.25"));
+    // Both descriptors of the master are this file's and the reader's; the reader sees the end only when
+    // the last slave is gone, so the hangup is made by the session's end.
+    let leader = terminal.child.id();
+    kill(Pid::from_raw(i32::try_from(leader).expect("a process id")), Signal::SIGKILL).expect("kill setsid");
+    terminal.keys = None;
+    jail::until("the jail is gone", || !runs("sleep\x0085.25"));
+}
+
+#[test]
+fn the_callers_terminal_cannot_be_opened_from_inside() {
+    let terminal = Terminal::of(Jail::small(), "echo ready; read name; ls $name; echo x >$name; echo over");
+    terminal.see("ready", 0);
+    // Its number is not 0, or the name would mean the jail's own.
+    let spare = openpty(None, None).expect("open a terminal");
+    let name = ttyname(&spare.slave).expect("the terminal's name");
+    terminal.press(format!("{}\n", name.display()).as_bytes());
+    let (_, shown) = terminal.end();
+    assert!(
+        shown.contains("over") && (shown.contains("No such file") || shown.contains("nonexistent")),
+        "{shown}"
+    );
+}
