@@ -9,8 +9,8 @@ use crate::cli::{Build, Failure, Outcome, print, say};
 use crate::closure::root::SourceRoot;
 use crate::closure::{Closure, resolve as resolve_in};
 use crate::layer::cgroup::Size;
+use crate::manifest::Manifest;
 use crate::manifest::lock::{Kind, Lock};
-use crate::manifest::{Manifest, ManifestError};
 use crate::path::HostPath;
 use crate::rootfs::{BuildOptions, RootfsError, State, build, lock_path, preview, read_lock, save_lock};
 use crate::spec::Spec;
@@ -123,13 +123,8 @@ pub(super) fn resolve(spec: &Spec, from: Option<&HostPath>) -> Result<Closure, F
     Ok(resolve_in(spec, &root)?)
 }
 
-/// What a build of `spec` would hold.
-pub(super) fn planned(spec: &Spec, closure: &Closure) -> Result<Manifest, ManifestError> {
-    Manifest::plan(spec, closure)
-}
-
 fn dry_run(spec: &Spec, closure: &Closure, json: bool) -> Outcome {
-    let lock: Lock = preview(&planned(spec, closure)?)?;
+    let lock: Lock = preview(&Manifest::plan(spec, closure)?)?;
     if !json {
         print(&lock)?;
         return Ok(0);

@@ -6,13 +6,14 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
 use crate::caller::Caller;
-use crate::cli::build::{planned, resolve};
+use crate::cli::build::resolve;
 use crate::cli::{Check, Init, Outcome, Tree, Verify, Why, print};
 use crate::closure::Reason;
 use crate::closure::root::SourceRoot;
 use crate::closure::tree;
 use crate::error::StageError;
 use crate::host::{self, Status};
+use crate::manifest::Manifest;
 use crate::path::{HostPath, JailPath, JailPathError, printable};
 use crate::rootfs::{Rootfs, State};
 
@@ -79,7 +80,7 @@ impl Why {
             cause,
         })?;
         let closure = resolve(&spec, None)?;
-        let manifest = planned(&spec, &closure)?;
+        let manifest = Manifest::plan(&spec, &closure)?;
         let Some(mut here) = manifest.resolve(&path).filter(|real| manifest.get(real).is_some()) else {
             print(format_args!("{path} is not in the jail {}\n", spec.name))?;
             return Ok(1);
