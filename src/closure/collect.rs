@@ -14,7 +14,7 @@ use nix::sys::stat::FileStat;
 use super::close::{Demand, Incoming};
 use super::ldcache;
 use super::loader::Loader;
-use super::packages::Packages;
+use super::packages::{Packages, PackagesError};
 use super::root::{Opened, Resolved, RootError, SourceRoot, jail_path};
 use super::search::{Dependency, Edge, Outcome, Search};
 use super::{Closure, ClosureError, Entry, Node, Note, PROGRAM_DIRECTORIES, Reason};
@@ -32,7 +32,7 @@ pub struct Collector<'r> {
     pub(super) search: Search<'r>,
     pub(super) closure: Closure,
     excluded: GlobSet,
-    packages: Option<Option<Packages>>,
+    packages: Option<Rc<Option<Packages>>>,
     /// Paths as found → where they really are; all that is on the way is entered.
     pub(super) entered: HashMap<PathBuf, PathBuf>,
     pub(super) closed: HashSet<PathBuf>,
@@ -77,9 +77,11 @@ impl<'r> Collector<'r> {
     }
 
     /// The package database, read once.
-    pub fn packages(&mut self) -> Option<&Packages> {
-        let root = self.root;
-        self.packages.get_or_insert_with(|| Packages::read(root)).as_ref()
+    pub fn packages(&mut self) -> Result<Rc<Option<Packages>>, PackagesError> {
+        match &self.packages {
+            Some(packages) => Ok(packages.clone()),
+            None => Ok(self.packages.insert(Rc::new(Packages::read(self.root)?)).clone()),
+        }
     }
 
     /// `/lib → usr/lib` and the like, as the source tree has them.

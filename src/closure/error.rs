@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::elf::Defect;
+use super::packages::{Absent, PackagesError};
 use super::root::{FileKind, RootError};
 use super::script::ScriptDefect;
 use super::search::SearchError;
@@ -187,17 +188,36 @@ pub enum ClosureError {
         path: JailPath,
     },
     /// No such package is installed.
-    #[error("cannot find package `{}` ({at})", printable(name.as_ref()))]
+    #[error("cannot find package `{}` ({at}): {}", printable(name.as_ref()), match absent {
+        Absent::Unknown { .. } => "it is not installed",
+        Absent::Virtual { .. } => "it is only a name that other packages provide",
+        Absent::Removed => "it was removed and only its configuration files are left",
+        Absent::Ambiguous { .. } => "it is installed for several architectures",
+    })]
     UnknownPackage {
         /// As written.
         name: String,
         /// Where.
         at: Position,
-        /// Names that are near.
-        nearest: Vec<String>,
+        /// Why there is none.
+        absent: Absent,
     },
-    /// The tree has no dpkg.
-    #[error("cannot look up package `{}` ({at}): the tree has no /var/lib/dpkg/info", printable(name.as_ref()))]
+    /// The database cannot answer.
+    #[error("cannot look up package `{}` ({at})", printable(name.as_ref()))]
+    PackageDatabase {
+        /// As written.
+        name: String,
+        /// Where.
+        at: Position,
+        /// Why.
+        #[source]
+        cause: PackagesError,
+    },
+    /// The tree has no database of packages.
+    #[error(
+        "cannot look up package `{}` ({at}): the tree has no database of dpkg, apk or pacman",
+        printable(name.as_ref())
+    )]
     NoPackageDatabase {
         /// As written.
         name: String,
@@ -230,16 +250,27 @@ impl StageError for ClosureError {
                 }
                 hints
             }
-            ClosureError::UnknownPackage { nearest, .. } => meant(nearest),
+            ClosureError::UnknownPackage { name, absent, .. } => match absent {
+                Absent::Unknown { nearest: Some(nearest) } => meant(std::slice::from_ref(nearest)),
+                Absent::Virtual { providers: names } | Absent::Ambiguous { instances: names } => {
+                    let names: Vec<String> =
+                        names.iter().map(|name| format!("`{}`", printable(name.as_ref()))).collect();
+                    vec![format!("name one of those that are installed: {}", names.join(", "))]
+                }
+                Absent::Unknown { nearest: None } | Absent::Removed => {
+                    vec![format!("install {} first, or name its files with `files`", printable(name.as_ref()))]
+                }
+            },
+            ClosureError::PackageDatabase { name, cause: PackagesError::Rpm { .. }, .. } => {
+                let name = printable(name.as_ref());
+                vec![format!("`rpm -ql {name}` lists its files: name them with `files`")]
+            }
             ClosureError::MissingLibrary { searched, .. }
             | ClosureError::LibraryNotFound { searched, .. } => {
                 vec![looked(searched), "install the package that has it, then build again".to_owned()]
             }
             ClosureError::NoPackageDatabase { .. } => {
-                vec![
-                    "`packages` needs dpkg's database; on other systems name the files with `files`"
-                        .to_owned(),
-                ]
+                vec!["name the files with `files`".to_owned()]
             }
             ClosureError::NoMatch { .. } => {
                 vec!["write { …, optional = true } if it may be missing".to_owned()]

@@ -50,17 +50,18 @@ fn is_beside_spec(spec: &Spec, path: &Path) -> bool {
 /// Enters all files of one package.
 pub fn enter_package(collector: &mut Collector<'_>, package: &Placed<String>) -> Result<(), ClosureError> {
     let root = collector.root;
-    let Some(database) = collector.packages() else {
-        return Err(ClosureError::NoPackageDatabase { name: package.value.clone(), at: package.at.clone() });
+    let (name, at) = (&package.value, &package.at);
+    let broken = |cause| ClosureError::PackageDatabase { name: name.clone(), at: at.clone(), cause };
+    let database = collector.packages().map_err(broken)?;
+    let Some(database) = database.as_ref() else {
+        return Err(ClosureError::NoPackageDatabase { name: name.clone(), at: at.clone() });
     };
-    let Some(paths) = database.files(root, &package.value)? else {
-        let nearest = crate::error::nearest(&package.value, database.names());
-        return Err(ClosureError::UnknownPackage {
-            name: package.value.clone(),
-            at: package.at.clone(),
-            nearest: nearest.map(str::to_owned).into_iter().collect(),
-        });
-    };
+    let index = database.find(name).map_err(|absent| ClosureError::UnknownPackage {
+        name: name.clone(),
+        at: at.clone(),
+        absent,
+    })?;
+    let paths = database.files(root, index).map_err(broken)?;
     let reason = Reason::Spec { key: "packages", value: package.value.clone() };
     let mut missing = 0;
     for path in paths {
