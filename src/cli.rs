@@ -4,6 +4,7 @@ mod build;
 mod ending;
 mod enter;
 mod inspect;
+mod why;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -41,7 +42,7 @@ enum Command {
     Enter(Enter),
     /// Print what programs load; nothing is executed
     Tree(Tree),
-    /// Say why a path is in the jail, or that it is not
+    /// Say why a path is in the jail, or why not and what would bring it
     Why(Why),
     /// Compare a built root filesystem with its lock, byte for byte
     Verify(Verify),
@@ -129,8 +130,14 @@ struct Tree {
 struct Why {
     #[command(flatten)]
     spec: SpecRequired,
-    /// A path in the jail
+    /// A path in the jail, or the name of a program
     path: PathBuf,
+    /// Take files from another root than /
+    #[arg(long, value_name = "ROOT")]
+    from: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -11,6 +11,7 @@ pub mod ldcache;
 pub mod loader;
 mod note;
 pub mod packages;
+pub mod reasons;
 pub mod root;
 pub mod script;
 pub mod search;
@@ -27,8 +28,10 @@ use crate::path::{HostPath, JailPath, printable};
 use crate::spec::Spec;
 
 use collect::Collector;
+pub(crate) use collect::{find_program, glob, virtual_top};
 pub use error::ClosureError;
 pub use note::Note;
+use reasons::Reasons;
 use root::SourceRoot;
 
 /// Where programs are looked up by name, in this order.
@@ -114,8 +117,23 @@ impl fmt::Display for Reason {
 /// start. What `files` and `packages` bring along is closed over as far as possible, and [`Closure::notes`]
 /// says what was not.
 pub fn resolve(spec: &Spec, root: &SourceRoot) -> Result<Closure, ClosureError> {
+    let (closure, _) = collect(spec, Collector::new(root, &spec.rootfs.exclude)?)?;
+    Ok(closure)
+}
+
+/// The same, and every reason that was found for every path.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn explain(spec: &Spec, root: &SourceRoot) -> Result<(Closure, Reasons), ClosureError> {
+    let mut collector = Collector::new(root, &spec.rootfs.exclude)?;
+    collector.reasons = Some(Reasons::default());
+    let (closure, reasons) = collect(spec, collector)?;
+    Ok((closure, reasons.unwrap_or_default()))
+}
+
+fn collect(spec: &Spec, mut collector: Collector<'_>) -> Result<(Closure, Option<Reasons>), ClosureError> {
     let rootfs = &spec.rootfs;
-    let mut collector = Collector::new(root, &rootfs.exclude)?;
     // First, so that whatever comes later finds `/lib` and the like as the tree has them.
     collector.enter_merged_directories()?;
     for program in &rootfs.programs {

@@ -68,3 +68,4 @@ pub mod path;
 pub mod rootfs;
 pub mod spec;
 pub mod sys;
+pub mod why;

@@ -377,7 +377,7 @@ impl Manifest {
 }
 
 /// Where every jail of `spec` has a mount of its own, so that the tree below is never seen.
-fn covers(spec: &Spec) -> Vec<JailPath> {
+pub(crate) fn covers(spec: &Spec) -> Vec<JailPath> {
     let mut covers: Vec<JailPath> =
         ["/proc", "/dev/pts", "/dev/shm", "/tmp", "/run", "/var/tmp"].into_iter().map(jail).collect();
     covers.push(spec.process.home());

@@ -184,20 +184,31 @@ impl fmt::Display for JailPath {
 /// A name for people: control characters and bytes that are no UTF-8 as `\xNN`, so that no name can
 /// steer a terminal or forge a line of output.
 pub fn printable(name: &OsStr) -> impl fmt::Display + '_ {
-    Printable(name.as_bytes())
+    Printable { name: name.as_bytes(), backslash: "\\" }
 }
 
-struct Printable<'a>(&'a [u8]);
+/// A name for programs, in JSON: as [`printable`], with a backslash as `\x5c`, so that the bytes can be had
+/// back.
+pub fn escaped(name: &OsStr) -> String {
+    Printable { name: name.as_bytes(), backslash: "\\x5c" }.to_string()
+}
+
+struct Printable<'a> {
+    name: &'a [u8],
+    backslash: &'static str,
+}
 
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for chunk in self.0.utf8_chunks() {
+        for chunk in self.name.utf8_chunks() {
             for c in chunk.valid().chars() {
                 if c.is_control() {
                     let mut bytes = [0; 4];
                     for byte in c.encode_utf8(&mut bytes).bytes() {
                         write!(f, "\\x{byte:02x}")?;
                     }
+                } else if c == '\\' {
+                    f.write_str(self.backslash)?;
                 } else {
                     write!(f, "{c}")?;
                 }
@@ -237,5 +248,11 @@ mod tests {
     fn a_hostile_name_is_printed_without_control_bytes() {
         let name = OsStr::from_bytes(b"a\x1b[2J\n\xff");
         assert_eq!(printable(name).to_string(), "a\\x1b[2J\\x0a\\xff");
+    }
+
+    #[test]
+    fn an_escaped_name_gives_its_bytes_back() {
+        assert_eq!(escaped(OsStr::from_bytes(b"a\\x1b\x1b\xc2\x85")), "a\\x5cx1b\\x1b\\xc2\\x85");
+        assert_eq!(printable(OsStr::new("a\\b")).to_string(), "a\\b");
     }
 }

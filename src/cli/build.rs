@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::caller::Caller;
 use crate::cli::{Build, Failure, Outcome, print, say};
-use crate::closure::root::SourceRoot;
+use crate::closure::root::{RootError, SourceRoot};
 use crate::closure::{Closure, resolve as resolve_in};
 use crate::layer::cgroup::Size;
 use crate::manifest::Manifest;
@@ -29,7 +29,7 @@ struct Summary {
     notes: Vec<String>,
 }
 
-/// What `build --dry-run` prints as JSON, and `why` reads.
+/// What `build --dry-run` prints as JSON.
 #[derive(Serialize)]
 struct Line {
     path: String,
@@ -116,11 +116,15 @@ fn appended(path: &Path, suffix: &str) -> std::path::PathBuf {
 
 /// The closure of `spec` in `from`, or in this host's root.
 pub(super) fn resolve(spec: &Spec, from: Option<&HostPath>) -> Result<Closure, Failure> {
-    let root = match from {
+    Ok(resolve_in(spec, &source_root(from)?)?)
+}
+
+/// The tree that files are taken from: `from`, or this host's root.
+pub(super) fn source_root(from: Option<&HostPath>) -> Result<SourceRoot, RootError> {
+    match from {
         None => SourceRoot::host(),
         Some(path) => SourceRoot::open(path.clone()),
-    }?;
-    Ok(resolve_in(spec, &root)?)
+    }
 }
 
 fn dry_run(spec: &Spec, closure: &Closure, json: bool) -> Outcome {

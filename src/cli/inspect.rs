@@ -1,31 +1,21 @@
-//! The commands that only look: `tree`, `why`, `verify`, `check`, `schema`; and `init`, which writes one
-//! file.
+//! The commands that only look: `tree`, `verify`, `check`, `schema`; and `init`, which writes one file.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
 use crate::caller::Caller;
-use crate::cli::build::resolve;
-use crate::cli::{Check, Init, Outcome, Tree, Verify, Why, print};
-use crate::closure::Reason;
+use crate::cli::{Check, Init, Outcome, Tree, Verify, print};
 use crate::closure::root::SourceRoot;
 use crate::closure::tree;
 use crate::error::StageError;
 use crate::host::{self, Status};
-use crate::manifest::Manifest;
-use crate::path::{HostPath, JailPath, JailPathError, printable};
+use crate::path::HostPath;
 use crate::rootfs::{Rootfs, State};
 
 /// Why a look failed.
 #[derive(Debug, thiserror::Error)]
 enum InspectError {
-    #[error("cannot look `{path}` up")]
-    Path {
-        path: String,
-        #[source]
-        cause: JailPathError,
-    },
     #[error("cannot verify {name}: it has not been built")]
     NotBuilt { name: String },
     #[error("cannot write {path}")]
@@ -39,7 +29,6 @@ enum InspectError {
 impl StageError for InspectError {
     fn hints(&self) -> Vec<String> {
         match self {
-            InspectError::Path { .. } => vec!["name it as it is seen inside the jail".into()],
             InspectError::NotBuilt { name } => vec![format!("`jailmk build {name}` makes it")],
             InspectError::Init { cause, .. } if cause.kind() == io::ErrorKind::AlreadyExists => {
                 vec!["it exists already: edit it, or remove it first".into()]
@@ -68,44 +57,6 @@ impl Tree {
         let broken =
             |tree: &tree::Tree| tree.error.is_some() || tree.libraries.iter().any(|l| l.error.is_some());
         Ok(u8::from(trees.iter().any(broken)))
-    }
-}
-
-impl Why {
-    /// Prints the chain from the path to the spec.
-    pub(super) fn run(self) -> Outcome {
-        let spec = self.spec.load()?;
-        let path = JailPath::new(&self.path).map_err(|cause| InspectError::Path {
-            path: printable(self.path.as_os_str()).to_string(),
-            cause,
-        })?;
-        let closure = resolve(&spec, None)?;
-        let manifest = Manifest::plan(&spec, &closure)?;
-        let Some(mut here) = manifest.resolve(&path).filter(|real| manifest.get(real).is_some()) else {
-            print(format_args!("{path} is not in the jail {}\n", spec.name))?;
-            return Ok(1);
-        };
-        let mut lines = Vec::new();
-        if here != path {
-            lines.push(format!("{path} is {here}\n"));
-        }
-        // Each path is named once: a library that needs itself in a circle ends the chain.
-        let mut seen = std::collections::BTreeSet::new();
-        while seen.insert(here.clone()) {
-            let Some(entry) = manifest.get(&here) else { break };
-            match &entry.reason {
-                Reason::NeededBy { by, how } => {
-                    lines.push(format!("{here}: needed by {by} ({how})\n"));
-                    here = by.clone();
-                }
-                reason => {
-                    lines.push(format!("{here}: {reason}\n"));
-                    break;
-                }
-            }
-        }
-        print(lines.concat())?;
-        Ok(0)
     }
 }
 

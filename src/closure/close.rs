@@ -135,7 +135,9 @@ impl Collector<'_> {
                     let reason = self.reason(resolution, edge, &main);
                     self.enter_object(&resolution.objects[*object].path, &reason)?;
                 }
-                (Outcome::Found { path: None, .. }, _) => {}
+                (Outcome::Found { path: None, object, .. }, _) => {
+                    self.record_again(&resolution.objects[*object].path, resolution, edge, &main);
+                }
                 (Outcome::Found { path: Some(path), .. }, _) => {
                     if let Some(moved) = moved
                         && self.root.resolve(path).is_ok_and(|found| found.real.starts_with(moved.from))
@@ -145,6 +147,8 @@ impl Collector<'_> {
                     if !self.entered.contains_key(path) {
                         let reason = self.reason(resolution, edge, &main);
                         self.enter_object(path, &reason)?;
+                    } else {
+                        self.record_again(path, resolution, edge, &main);
                     }
                 }
                 (Outcome::Missing { searched }, Demand::Required(at)) if !edge.dependency.is_optional() => {
@@ -176,6 +180,14 @@ impl Collector<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Records one more reason for what has been entered.
+    fn record_again(&mut self, path: &Path, resolution: &Resolution, edge: &Edge, main: &Option<JailPath>) {
+        if self.reasons.is_some() {
+            let (place, reason) = (self.place(path), self.reason(resolution, edge, main));
+            self.reasons.as_mut().expect("BUG: looked at above").record(&place, &reason);
+        }
     }
 
     fn requester(&self, resolution: &Resolution, edge: &Edge, main: &Option<JailPath>) -> JailPath {

@@ -15,6 +15,7 @@ use super::close::{Demand, Incoming};
 use super::ldcache;
 use super::loader::Loader;
 use super::packages::{Packages, PackagesError};
+use super::reasons::Reasons;
 use super::root::{Opened, Resolved, RootError, SourceRoot, jail_path};
 use super::search::{Dependency, Edge, Outcome, Search};
 use super::{Closure, ClosureError, Entry, Node, Note, PROGRAM_DIRECTORIES, Reason};
@@ -39,6 +40,8 @@ pub struct Collector<'r> {
     pub(super) loaders: Vec<Rc<Loader>>,
     /// The first dynamic program.
     native: Option<PathBuf>,
+    /// Kept where someone asks for them: a build needs the first reason only.
+    pub(super) reasons: Option<Reasons>,
 }
 
 impl<'r> Collector<'r> {
@@ -63,6 +66,7 @@ impl<'r> Collector<'r> {
             closed: HashSet::new(),
             loaders: Vec::new(),
             native: None,
+            reasons: None,
         })
     }
 
@@ -287,6 +291,9 @@ impl<'r> Collector<'r> {
                 reason => Err(ClosureError::Virtual { path, reason: Box::new(reason), top }),
             };
         }
+        if let Some(reasons) = &mut self.reasons {
+            reasons.record(&path, &reason);
+        }
         if let Some(entry) = self.closure.entries.get(&path) {
             if entry.node == node || same_bytes(&entry.node, &node) {
                 return Ok(());
@@ -311,7 +318,7 @@ impl<'r> Collector<'r> {
         Ok(())
     }
 
-    pub fn finish(mut self) -> Result<Closure, ClosureError> {
+    pub fn finish(mut self) -> Result<(Closure, Option<Reasons>), ClosureError> {
         for loader in std::mem::take(&mut self.loaders) {
             let reason = Reason::NeededBy { by: self.place(&loader.path), how: "library look-up".to_owned() };
             if let Some(configuration) = &loader.configuration {
@@ -320,7 +327,7 @@ impl<'r> Collector<'r> {
             self.write_cache(&loader, reason)?;
         }
         self.note_dangling_links();
-        Ok(self.closure)
+        Ok((self.closure, self.reasons))
     }
 
     /// Writes the source tree's library cache, cut down to what is in the jail.

@@ -258,7 +258,10 @@ impl StageError for ClosureError {
                     vec![format!("name one of those that are installed: {}", names.join(", "))]
                 }
                 Absent::Unknown { nearest: None } | Absent::Removed => {
-                    vec![format!("install {} first, or name its files with `files`", printable(name.as_ref()))]
+                    vec![format!(
+                        "install {} first, or name its files with `files`",
+                        printable(name.as_ref())
+                    )]
                 }
             },
             ClosureError::PackageDatabase { name, cause: PackagesError::Rpm { .. }, .. } => {
