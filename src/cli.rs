@@ -4,6 +4,7 @@ mod build;
 mod ending;
 mod enter;
 mod inspect;
+mod sbom;
 mod why;
 
 use std::ffi::OsString;
@@ -44,6 +45,8 @@ enum Command {
     Tree(Tree),
     /// Say why a path is in the jail, or why not and what would bring it
     Why(Why),
+    /// List what a jail is made of, for scanners: every file and the package that owns it
+    Sbom(Sbom),
     /// Compare a built root filesystem with its lock, byte for byte
     Verify(Verify),
     /// Try what this host can enforce, and name the cure for what is missing
@@ -138,6 +141,27 @@ struct Why {
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Args)]
+struct Sbom {
+    #[command(flatten)]
+    spec: SpecArgument,
+    /// The document's format
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Spdx)]
+    format: Format,
+    /// Take files from another root than /
+    #[arg(long, value_name = "ROOT")]
+    from: Option<PathBuf>,
+}
+
+/// Formats of an inventory.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Format {
+    /// SPDX 2.3, JSON
+    Spdx,
+    /// CycloneDX 1.6, JSON
+    Cyclonedx,
 }
 
 #[derive(Debug, Args)]
@@ -250,6 +274,7 @@ pub fn run() -> ExitCode {
         Command::Enter(enter) => enter.run(),
         Command::Tree(tree) => tree.run(),
         Command::Why(why) => why.run(),
+        Command::Sbom(sbom) => sbom.run(),
         Command::Verify(verify) => verify.run(),
         Command::Check(check) => check.run(),
         Command::Init(init) => init.run(),

@@ -66,6 +66,7 @@ pub mod layer;
 pub mod manifest;
 pub mod path;
 pub mod rootfs;
+pub mod sbom;
 pub mod spec;
 pub mod sys;
 pub mod why;

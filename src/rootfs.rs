@@ -44,7 +44,7 @@ use crate::path::{HostPath, JailPath};
 use crate::spec::Spec;
 
 pub use build::{BuildOptions, Built, build, preview};
-pub use copy::CopyFault;
+pub use copy::{CopyFault, read_whole};
 pub use inputs::{Freshness, Staleness};
 pub use output::{lock_path, read_lock, save_lock};
 pub use seal::{Seal, SealError};

@@ -6,6 +6,8 @@
 //! file says, and nothing is mapped, so a file that shrinks meanwhile is an error and no signal.
 //! Source: gABI chapter 5, elf(5), glibc's elf/get-dynamic-info.h.
 
+pub mod identity;
+
 use std::cell::RefCell;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;

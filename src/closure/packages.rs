@@ -147,6 +147,15 @@ impl Packages {
         }
     }
 
+    /// The type of its packages in package URLs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Packages::Dpkg(_) => "deb",
+            Packages::Apk(_) => "apk",
+            Packages::Pacman(_) => "alpm",
+        }
+    }
+
     /// Every package, sorted by name.
     pub fn installed(&self) -> &[Package] {
         match self {

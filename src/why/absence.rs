@@ -88,6 +88,11 @@ pub enum Fact {
         /// Why.
         errno: Errno,
     },
+    /// On the host it is kept from other users.
+    Private {
+        /// Its permission bits there.
+        mode: u32,
+    },
     /// A pattern of `exclude` matches it.
     Excluded {
         /// The pattern.
@@ -185,6 +190,9 @@ impl fmt::Display for Fact {
             }
             Fact::Unreadable { errno } => {
                 write!(f, "you cannot read it, so no build of yours can copy it ({})", errno.desc())
+            }
+            Fact::Private { mode } => {
+                write!(f, "its mode {mode:04o} keeps it from other users there: should the jail read it?")
             }
             Fact::Excluded { pattern, at, otherwise } => {
                 write!(f, "exclude `{}` ({at}) leaves it out", printable(pattern.as_ref()))?;
@@ -318,6 +326,9 @@ impl Question<'_> {
         {
             facts.push(Fact::Unreadable { errno });
             return;
+        }
+        if kind == FileKind::Regular && stat.st_mode & 0o004 == 0 {
+            facts.push(Fact::Private { mode: stat.st_mode & 0o7777 });
         }
         let excluded = self.excluded(path, real);
         let is_excluded = excluded.is_some();
