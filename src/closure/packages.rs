@@ -245,8 +245,8 @@ impl Packages {
         if excess {
             return Err(PackagesError::TooLarge { path: place, what: "a million paths of one package" });
         }
-        if let Packages::Dpkg(_) = self {
-            files.extend(dpkg::alternatives(root, &files));
+        if let Packages::Dpkg(dpkg) = self {
+            files.extend(dpkg.links_to(root, &files));
         }
         files.sort_unstable();
         files.dedup();

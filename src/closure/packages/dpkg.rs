@@ -3,6 +3,7 @@
 //! Source: dpkg(1), dpkg-query(1), dpkg-divert(1), deb-control(5), update-alternatives(1):
 //! `status`, `info/NAME[:ARCH].list`, `diversions`, `arch`, `alternatives/NAME`.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -22,6 +23,10 @@ const ARCHITECTURES: &str = "/var/lib/dpkg/arch";
 const ALTERNATIVES: &str = "/var/lib/dpkg/alternatives";
 /// Where the links of alternatives lead first.
 const CHOSEN: &str = "/etc/alternatives";
+/// Groups of alternatives; a desktop has a few hundred.
+const MAXIMUM_GROUPS: usize = 1 << 14;
+/// Bytes of one group.
+const MAXIMUM_GROUP: u64 = 1 << 20;
 
 /// The database of one tree.
 #[derive(Debug)]
@@ -34,6 +39,8 @@ pub struct Dpkg {
     native: Option<String>,
     /// Path → where it really is, and whose diversion that is.
     diversions: HashMap<Vec<u8>, (Vec<u8>, Vec<u8>)>,
+    /// Links of the alternatives system and what they lead to, read when first asked for.
+    alternatives: OnceCell<Vec<(PathBuf, PathBuf)>>,
 }
 
 /// One paragraph of the status file.
@@ -120,7 +127,7 @@ impl Dpkg {
             removed.into_iter().filter(|name| !found.keys().any(|(installed, _)| installed == name));
         let removed = removed.collect();
         let (packages, lists) = found.into_values().unzip();
-        Dpkg { packages, lists, removed, native, diversions }
+        Dpkg { packages, lists, removed, native, diversions, alternatives: OnceCell::new() }
     }
 
     pub(super) fn packages(&self) -> &[Package] {
@@ -153,6 +160,17 @@ impl Dpkg {
         Ok(path)
     }
 
+    /// The links that lead to one of `files`.
+    pub(super) fn links_to(&self, root: &SourceRoot, files: &[PathBuf]) -> Vec<PathBuf> {
+        let alternatives = self.alternatives.get_or_init(|| alternatives(root));
+        let files: HashSet<&Path> = files.iter().map(PathBuf::as_path).collect();
+        let leads = |target: &Path| {
+            files.contains(target)
+                || other_spelling(target).is_some_and(|other| files.contains(other.as_path()))
+        };
+        alternatives.iter().filter(|(_, target)| leads(target)).map(|(link, _)| link.clone()).collect()
+    }
+
     /// Where the file of `package` that its list calls `path` really is.
     fn diverted<'a>(&'a self, path: &'a [u8], package: &[u8]) -> &'a [u8] {
         match self.diversions.get(path) {
@@ -172,7 +190,8 @@ pub fn status(bytes: &[u8]) -> Vec<Paragraph> {
             break;
         }
         if line.iter().all(u8::is_ascii_whitespace) {
-            let done = std::mem::take(&mut paragraph);
+            let mut done = std::mem::take(&mut paragraph);
+            done.package.source.take_if(|source| *source == done.package.name);
             if !done.package.name.is_empty() {
                 paragraphs.push(done);
             }
@@ -212,27 +231,18 @@ fn diversions(text: &[u8]) -> HashMap<Vec<u8>, (Vec<u8>, Vec<u8>)> {
         .collect()
 }
 
-/// The links that no package owns and that lead to one of `files`, as the tree has them now.
-pub(super) fn alternatives(root: &SourceRoot, files: &[PathBuf]) -> Vec<PathBuf> {
-    let names = root.names(Path::new(ALTERNATIVES));
-    if names.is_empty() {
-        return Vec::new();
-    }
-    let files: HashSet<&Path> = files.iter().map(PathBuf::as_path).collect();
+/// The links that no package owns, each with the file that it leads to, as the tree has them now.
+fn alternatives(root: &SourceRoot) -> Vec<(PathBuf, PathBuf)> {
     let mut links = Vec::new();
-    for group in names.iter().take(1 << 14) {
-        let Ok(text) = root.read_file(&Path::new(ALTERNATIVES).join(group), 1 << 20) else { continue };
+    for group in root.names(Path::new(ALTERNATIVES)).iter().take(MAXIMUM_GROUPS) {
+        let Ok(text) = root.read_file(&Path::new(ALTERNATIVES).join(group), MAXIMUM_GROUP) else { continue };
         for (name, link) in group_links(group, &text) {
             let chosen = Path::new(CHOSEN).join(name);
             let Some(link) = listed(link.as_bytes()) else { continue };
-            let is_chosen = |target: PathBuf| {
-                files.contains(target.as_path())
-                    || other_spelling(&target).is_some_and(|other| files.contains(other.as_path()))
-            };
-            let resolved = |path: &Path| root.resolve_parent(path).map(|resolved| resolved.real);
-            let leads = resolved(&link).and_then(|link| root.read_link(&link)).is_ok_and(|to| to == chosen);
-            if leads && root.read_link(&chosen).is_ok_and(is_chosen) {
-                links.push(link);
+            let real = root.resolve_parent(&link).map(|resolved| resolved.real);
+            let leads = real.and_then(|link| root.read_link(&link)).is_ok_and(|to| to == chosen);
+            if let (true, Ok(target)) = (leads, root.read_link(&chosen)) {
+                links.push((link, target));
             }
         }
     }
