@@ -39,12 +39,12 @@ use nix::sys::stat::{Mode, fstat, fstatat};
 use crate::caller::Caller;
 use crate::error::StageError;
 use crate::manifest::ManifestError;
-use crate::manifest::lock::{Lock, LockError};
+use crate::manifest::lock::{Lock, LockDifference, LockError};
 use crate::path::{HostPath, JailPath};
 use crate::spec::Spec;
 
 pub use build::{BuildOptions, Built, build, preview};
-pub use copy::{CopyFault, read_whole};
+pub use copy::CopyFault;
 pub use inputs::{Freshness, Staleness};
 pub use output::{lock_path, read_lock, save_lock};
 pub use seal::{Seal, SealError};
@@ -149,10 +149,10 @@ pub enum RootfsError {
         name: String,
     },
     /// The result would not be what the lock file says.
-    #[error("cannot build what the lock file says: {total} paths differ: {}", Listed(paths, *total))]
+    #[error("cannot build what the lock file says: {total} paths differ: {}", Listed(differences, *total))]
     Unlocked {
         /// The first of them.
-        paths: Vec<JailPath>,
+        differences: Vec<LockDifference>,
         /// All of them.
         total: usize,
     },

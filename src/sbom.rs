@@ -8,6 +8,7 @@
 //! backslashes stand as `\xNN`.
 
 mod cyclonedx;
+mod digest;
 mod distribution;
 mod purl;
 mod spdx;
@@ -17,16 +18,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use sha1::Sha1;
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 
-use crate::closure::elf::identity::{Identity, identity};
+use crate::closure::elf::identity::Identity;
 use crate::closure::packages::{Owners, Package, Packages, PackagesError};
 use crate::closure::root::SourceRoot;
 use crate::error::StageError;
 use crate::manifest::lock::{Content, Lock};
 use crate::manifest::{Manifest, Node};
 use crate::path::{HostPath, JailPath, printable};
-use crate::rootfs::{CopyFault, read_whole};
+use crate::rootfs::CopyFault;
 
 pub use cyclonedx::cyclonedx;
 pub use distribution::Distribution;
@@ -148,10 +149,8 @@ impl Inventory {
                     (Content::of(bytes), Sha1::digest(bytes).into(), Identity::default(), None)
                 }
                 Node::Copy(origin) => {
-                    let (content, sha1, identity) = digest(origin).map_err(|fault| SbomError::File {
-                        origin: origin.clone(),
-                        path: path.clone(),
-                        fault,
+                    let (content, sha1, identity) = digest::digest(origin).map_err(|fault| {
+                        SbomError::File { origin: origin.clone(), path: path.clone(), fault }
                     })?;
                     (content, sha1, identity, Some(origin))
                 }
@@ -166,17 +165,6 @@ impl Inventory {
         let packages = assign(&mut files, &origins, root, packages).map_err(SbomError::Packages)?;
         Ok(Inventory { name: name.to_owned(), digest, distribution, packages, files })
     }
-}
-
-fn digest(origin: &HostPath) -> Result<(Content, [u8; 20], Identity), CopyFault> {
-    let (mut sha256, mut sha1, mut size) = (Sha256::new(), Sha1::new(), 0);
-    let file = read_whole(origin, |bytes| {
-        sha256.update(bytes);
-        sha1.update(bytes);
-        size += bytes.len() as u64;
-    })?;
-    let content = Content { sha256: sha256.finalize().into(), size };
-    Ok((content, sha1.finalize().into(), identity(&file)))
 }
 
 /// Says whose each file is, and gives the packages that own one.

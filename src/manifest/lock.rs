@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 
 use super::{FILE_MODE_MASK, Manifest, Node};
 use crate::closure::Reason;
-use crate::path::{HostPath, JailPath};
+use crate::path::{HostPath, JailPath, printable};
 
 const HEADER: &str = "jailmk-lock 1\n# kind mode sha256 size path [-> target] origin reason\n";
 /// Bytes of a whole lock file.
@@ -118,6 +118,70 @@ impl From<&Reason> for LockedReason {
     }
 }
 
+/// A path at which a tree is not as a lock says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockDifference {
+    /// Where.
+    pub path: JailPath,
+    /// What.
+    pub what: Difference,
+}
+
+/// How a path of a tree differs from a lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Difference {
+    /// The lock has it, the tree not.
+    Missing,
+    /// The tree has it, the lock not.
+    Extra,
+    /// Both have it, with another kind, content, target or mode.
+    Other {
+        /// In the lock.
+        locked: (Kind, u32),
+        /// In the tree.
+        found: (Kind, u32),
+    },
+}
+
+impl fmt::Display for LockDifference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = &self.path;
+        let (locked, found) = match &self.what {
+            Difference::Missing => return write!(f, "{path} is in the lock file only"),
+            Difference::Extra => return write!(f, "{path} is not in the lock file"),
+            Difference::Other { locked, found } => (locked, found),
+        };
+        match (&found.0, &locked.0) {
+            (Kind::File(found), Kind::File(locked)) if found != locked => write!(
+                f,
+                "{path} has other content ({} bytes, sha256 {}…, locked {} bytes, {}…)",
+                found.size,
+                Hex(&found.sha256[..6]),
+                locked.size,
+                Hex(&locked.sha256[..6])
+            ),
+            (Kind::Symlink(found), Kind::Symlink(locked)) => {
+                let (found, locked) = (printable(found.as_os_str()), printable(locked.as_os_str()));
+                write!(f, "{path} links to {found}, locked {locked}")
+            }
+            (one, other) if one.noun() == other.noun() => {
+                write!(f, "{path} has mode {:04o}, locked {:04o}", found.1, locked.1)
+            }
+            (found, locked) => write!(f, "{path} is {}, locked {}", found.noun(), locked.noun()),
+        }
+    }
+}
+
+impl Kind {
+    fn noun(&self) -> &'static str {
+        match self {
+            Kind::Directory => "a directory",
+            Kind::Symlink(_) => "a symbolic link",
+            Kind::File(_) => "a file",
+        }
+    }
+}
+
 /// Why a text is no lock file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot read line {line} of the lock file: {fault}")]
@@ -196,17 +260,29 @@ impl Lock {
         Sha256::digest(self.to_string()).into()
     }
 
-    /// The paths at which the trees of the two locks differ; reasons and origins do not count.
-    pub fn differing_paths<'a>(&'a self, other: &'a Lock) -> Vec<&'a JailPath> {
-        let differs = |entry: &&Locked, there: &Lock| match there.get(&entry.path) {
-            Some(found) => found.kind != entry.kind || found.mode != entry.mode,
-            None => true,
-        };
-        let mut paths: Vec<&JailPath> =
-            self.entries.iter().filter(|entry| differs(entry, other)).map(|entry| &entry.path).collect();
-        paths.extend(other.entries.iter().filter(|entry| self.get(&entry.path).is_none()).map(|e| &e.path));
-        paths.sort();
-        paths
+    /// How the tree of `found` differs from this lock's, in the order of paths; reasons and origins do not
+    /// count.
+    pub fn differences(&self, found: &Lock) -> Vec<LockDifference> {
+        let mut differences: Vec<LockDifference> = self
+            .entries
+            .iter()
+            .filter_map(|entry| {
+                let what = match found.get(&entry.path) {
+                    None => Difference::Missing,
+                    Some(found) if found.kind == entry.kind && found.mode == entry.mode => return None,
+                    Some(found) => Difference::Other {
+                        locked: (entry.kind.clone(), entry.mode),
+                        found: (found.kind.clone(), found.mode),
+                    },
+                };
+                Some(LockDifference { path: entry.path.clone(), what })
+            })
+            .collect();
+        let extra = found.entries.iter().filter(|entry| self.get(&entry.path).is_none());
+        differences
+            .extend(extra.map(|entry| LockDifference { path: entry.path.clone(), what: Difference::Extra }));
+        differences.sort_by(|one, other| one.path.cmp(&other.path));
+        differences
     }
 
     /// Reads the text of a lock file; exactly what [`Lock`]'s `Display` writes is accepted.

@@ -112,13 +112,12 @@ pub(super) fn is_generation(name: &OsStr) -> bool {
 /// The result must be what the lock says, path by path.
 pub(super) fn refuse_unlocked(expected: Option<&Lock>, found: &Lock) -> Result<(), RootfsError> {
     let Some(expected) = expected else { return Ok(()) };
-    let paths = expected.differing_paths(found);
-    match paths.is_empty() {
-        true => Ok(()),
-        false => {
-            let total = paths.len();
-            Err(RootfsError::Unlocked { paths: paths.into_iter().take(NAMED).cloned().collect(), total })
-        }
+    let mut differences = expected.differences(found);
+    let total = differences.len();
+    differences.truncate(NAMED);
+    match total {
+        0 => Ok(()),
+        _ => Err(RootfsError::Unlocked { differences, total }),
     }
 }
 

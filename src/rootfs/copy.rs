@@ -148,35 +148,6 @@ fn finish(source: &File, before: &FileStat, content: Content) -> Result<Copied, 
     Ok(Copied { content, stamp, modified })
 }
 
-/// Reads `origin` as a build does, every byte once, and gives it to `visit` in pieces; then the file, open.
-///
-/// # Errors
-/// It cannot be read, or changes meanwhile.
-pub fn read_whole(origin: &HostPath, mut visit: impl FnMut(&[u8])) -> Result<File, CopyFault> {
-    let (mut source, before) = open_source(origin)?;
-    let mut buffer = vec![0; BUFFER];
-    let mut size: u64 = 0;
-    loop {
-        match source.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => {
-                size += count as u64;
-                if size > SIZE_LIMIT {
-                    return Err(CopyFault::TooLarge);
-                }
-                visit(&buffer[..count]);
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(CopyFault::Read(error)),
-        }
-    }
-    let after = fstat(&source).map_err(|errno| CopyFault::Read(errno.into()))?;
-    match Stamp::of(&before) == Stamp::of(&after) && size == before.st_size as u64 {
-        true => Ok(source),
-        false => Err(CopyFault::Changed),
-    }
-}
-
 fn sparse(stat: &FileStat) -> bool {
     stat.st_blocks.saturating_mul(512) < stat.st_size
 }

@@ -97,10 +97,35 @@ fn locks_of_equal_trees_differ_in_no_path() {
     let lock = sample();
     let mut other = lock.clone();
     other.entries[0].reason = LockedReason::Spec { key: "a".into(), value: "b".into() };
-    assert!(lock.differing_paths(&other).is_empty());
+    assert!(lock.differences(&other).is_empty());
     other.entries[1].mode ^= 0o111;
     let gone = other.entries.pop().unwrap();
-    let paths: Vec<String> = lock.differing_paths(&other).iter().map(|path| path.to_string()).collect();
-    assert_eq!(paths, [lock.entries[1].path.to_string(), gone.path.to_string()]);
-    assert_eq!(lock.differing_paths(&other), other.differing_paths(&lock));
+    let words = |differences: Vec<LockDifference>| -> Vec<String> {
+        differences.iter().map(LockDifference::to_string).collect()
+    };
+    let forth = words(lock.differences(&other));
+    let changed = &lock.entries[1].path;
+    assert!(
+        forth[0].starts_with(&format!("{changed} has mode ")) && forth[0].contains(", locked "),
+        "{forth:?}"
+    );
+    assert_eq!(forth[1..], [format!("{} is in the lock file only", gone.path)]);
+    assert_eq!(words(other.differences(&lock))[1], format!("{} is not in the lock file", gone.path));
+}
+
+#[test]
+fn a_difference_says_what_is_there_and_what_was_locked() {
+    let path = JailPath::new("/x").unwrap();
+    let says = |found: (Kind, u32), locked: (Kind, u32)| {
+        LockDifference { path: path.clone(), what: Difference::Other { locked, found } }.to_string()
+    };
+    let file = |text: &[u8]| (Kind::File(Content::of(text)), 0o444);
+    let link = |target: &str| (Kind::Symlink(target.into()), 0o777);
+    let content = says(file(b"abc"), file(b""));
+    assert_eq!(
+        content,
+        "/x has other content (3 bytes, sha256 ba7816bf8f01…, locked 0 bytes, e3b0c44298fc…)"
+    );
+    assert_eq!(says(link("a\x1b"), link("b")), "/x links to a\\x1b, locked b");
+    assert_eq!(says(file(b""), link("b")), "/x is a file, locked a symbolic link");
 }
