@@ -8,12 +8,12 @@ mod absence;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use crate::closure::reasons::{Reasons, Step};
+use crate::closure::reasons::{Because, Reasons, Step};
 use crate::closure::root::SourceRoot;
 use crate::closure::{ClosureError, Reason, explain, find_program};
 use crate::error::StageError;
 use crate::layer::environment::DEFAULT_PATH;
-use crate::manifest::{Manifest, ManifestError, Node};
+use crate::manifest::{Manifest, ManifestError};
 use crate::path::{JailPath, JailPathError, printable};
 use crate::spec::{FileRule, Placed, Position, Spec};
 
@@ -137,13 +137,14 @@ impl Question<'_> {
     fn present(&self, path: JailPath, real: JailPath) -> Presence {
         let mut chain = self.reasons.chain(&real);
         let mut reasons: Vec<Reason> = self.reasons.of(&real).cloned().collect();
-        // What is not from the closure is the manifest's own: the skeleton, mount points.
-        if let (true, Some(entry)) = (reasons.is_empty(), self.manifest.get(&real)) {
-            let is_directory = entry.node == Node::Directory;
-            if chain.is_empty() || (is_directory && entry.reason == Reason::Skeleton) {
-                let because = crate::closure::reasons::Because::Reason(entry.reason.clone());
-                chain = vec![Step { path: real.clone(), because }];
+        if let Some(entry) = self.manifest.get(&real) {
+            // What is not from the closure is the manifest's own: the skeleton, mount points.
+            if reasons.is_empty() && (chain.is_empty() || entry.reason == Reason::Skeleton) {
+                chain.clear();
                 reasons.push(entry.reason.clone());
+            }
+            if chain.is_empty() {
+                chain.push(Step { path: real.clone(), because: Because::Reason(entry.reason.clone()) });
             }
         }
         Presence { path, real, outside_path: false, chain, reasons }

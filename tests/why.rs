@@ -15,6 +15,16 @@ fn tools() -> Tree {
     tree
 }
 
+#[test]
+fn a_database_that_cannot_be_read_is_said_to_be_so() {
+    let tree = tools();
+    tree.file("var/lib/rpm/rpmdb.sqlite", "x").spec("[rootfs]\nprograms = [\"z\"]");
+    let (status, answer) = why(&tree, "/usr/bin/a");
+    assert_eq!(status, Some(1));
+    assert!(answer.contains("which package owns it is not known: the tree's packages are in"), "{answer}");
+    assert!(!answer.contains("no package owns"), "{answer}");
+}
+
 /// Exit status and text.
 fn why(tree: &Tree, path: impl AsRef<OsStr>) -> (Option<i32>, String) {
     let output = tree.run("why", &[path.as_ref()]);

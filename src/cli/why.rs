@@ -94,7 +94,7 @@ fn reason_json(spec: &Spec, reason: &Reason) -> Value {
     match reason {
         Reason::Spec { key, value } => {
             let at = position(spec, reason).map(ToString::to_string);
-            json!({ "key": key, "value": value, "at": at })
+            json!({ "key": key, "value": escaped(value.as_ref()), "at": at })
         }
         Reason::NeededBy { by, how } => {
             json!({ "needed_by": escaped(by.as_path().as_os_str()), "how": how })
@@ -110,7 +110,11 @@ fn absent_json(spec: &Spec, absence: &Absence) -> Value {
             "kind": kind.name().rsplit(' ').next(),
             "packages": owners.as_ref().map(|owners| {
                 let package = |package: &crate::closure::packages::Package| {
-                    json!({ "name": package.name, "version": package.version, "architecture": package.architecture })
+                    json!({
+                        "name": escaped(package.name.as_ref()),
+                        "version": package.version.as_ref().map(|version| escaped(version.as_ref())),
+                        "architecture": package.architecture.as_ref().map(|word| escaped(word.as_ref())),
+                    })
                 };
                 owners.iter().map(package).collect::<Vec<Value>>()
             }),
@@ -118,7 +122,9 @@ fn absent_json(spec: &Spec, absence: &Absence) -> Value {
         _ => None,
     });
     let excluded = absence.facts.iter().find_map(|fact| match fact {
-        Fact::Excluded { pattern, at, .. } => Some(json!({ "pattern": pattern, "at": at.to_string() })),
+        Fact::Excluded { pattern, at, .. } => {
+            Some(json!({ "pattern": escaped(pattern.as_ref()), "at": at.to_string() }))
+        }
         _ => None,
     });
     let would_bring: Vec<Value> = absence

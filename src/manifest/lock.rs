@@ -13,6 +13,10 @@
 //! path, `-` where jailmk wrote the file. REASON is the rest of the line. In a path, blanks, control and
 //! direction-changing characters, `%` and bytes that are no UTF-8 stand as `%XX`; in REASON a blank
 //! stands for itself. There is one way to write each lock, so that equal text is equal content.
+//!
+//! Packages and build-ids are not here: the digest says all that they would of the content, an upgrade that
+//! changes no file of the jail would change the lock, and a build would read two more things for each
+//! file. `jailmk sbom` lists them, with the digest of the lock.
 
 use std::ffi::OsString;
 use std::fmt::{self, Write as _};
@@ -160,7 +164,7 @@ impl fmt::Display for LockDifference {
                 locked.size,
                 Hex(&locked.sha256[..6])
             ),
-            (Kind::Symlink(found), Kind::Symlink(locked)) => {
+            (Kind::Symlink(found), Kind::Symlink(locked)) if found != locked => {
                 let (found, locked) = (printable(found.as_os_str()), printable(locked.as_os_str()));
                 write!(f, "{path} links to {found}, locked {locked}")
             }

@@ -334,7 +334,9 @@ impl Question<'_> {
         let is_excluded = excluded.is_some();
         facts.extend(excluded);
         would_bring.extend(self.suggestions(path, real, kind, stat.st_mode));
-        if let (false, Some([owner])) = (is_excluded, owners.as_deref()) {
+        if let (false, Some([owner])) = (is_excluded, owners.as_deref())
+            && owner.name.bytes().all(|byte| byte.is_ascii_graphic())
+        {
             would_bring.push(Suggestion { key: "packages", value: owner.name.clone() });
         }
     }
@@ -381,6 +383,10 @@ impl Question<'_> {
         else {
             return Vec::new();
         };
+        // What a person is to paste must be what it looks like.
+        if written.chars().any(char::is_control) {
+            return Vec::new();
+        }
         let leads_here = |found: PathBuf| self.root.resolve(&found).is_ok_and(|found| found.real == real);
         // A name may hold what a pattern takes for a wildcard.
         let pattern = globset::escape(written);

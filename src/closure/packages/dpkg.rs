@@ -263,17 +263,13 @@ fn group_links<'a>(group: &'a OsStr, text: &'a [u8]) -> Vec<(&'a OsStr, &'a OsSt
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Absent, Packages};
     use super::*;
 
-    fn dpkg(lists: &[&str], text: &str) -> super::super::Packages {
+    fn dpkg(lists: &[&str], text: &str) -> Packages {
         let names = lists.iter().map(OsString::from).collect();
         let diverted = diversions(b"/usr/bin/a\n/usr/bin/a.b\npkg\n");
-        super::super::Packages::Dpkg(Dpkg::assemble(
-            names,
-            status(text.as_bytes()),
-            Some("amd64".into()),
-            diverted,
-        ))
+        Packages::Dpkg(Dpkg::assemble(names, status(text.as_bytes()), Some("amd64".into()), diverted))
     }
 
     const TWO: &str = "Package: libx\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1\n\n\
@@ -281,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_diversion_moves_the_files_of_others_only() {
-        let super::super::Packages::Dpkg(dpkg) = dpkg(&[], "") else { unreachable!() };
+        let Packages::Dpkg(dpkg) = dpkg(&[], "") else { unreachable!() };
         assert_eq!(dpkg.diverted(b"/usr/bin/a", b"other"), b"/usr/bin/a.b");
         assert_eq!(dpkg.diverted(b"/usr/bin/a", b"pkg"), b"/usr/bin/a");
     }
@@ -292,6 +288,10 @@ mod tests {
         let architecture = |name| packages.installed()[packages.find(name).unwrap()].architecture.clone();
         assert_eq!(architecture("libx").as_deref(), Some("amd64"));
         assert_eq!(architecture("libx:i386").as_deref(), Some("i386"));
+        let foreign = TWO.replace("amd64", "armhf");
+        let instances = vec!["libx:armhf".to_owned(), "libx:i386".to_owned()];
+        let packages = dpkg(&["libx:armhf.list", "libx:i386.list"], &foreign);
+        assert_eq!(packages.find("libx"), Err(Absent::Ambiguous { instances }));
     }
 
     #[test]
@@ -300,7 +300,7 @@ mod tests {
             dpkg(&["bash.list"], "Package: bash\nStatus: install ok installed\nArchitecture: amd64\n");
         assert!(packages.find("bash:amd64").is_ok() && packages.find("bash").is_ok());
         let absent = packages.find("bash:arm64").unwrap_err();
-        assert_eq!(absent, super::super::Absent::Unknown { nearest: Some("bash:amd64".into()) });
+        assert_eq!(absent, Absent::Unknown { nearest: Some("bash:amd64".into()) });
     }
 
     #[test]
@@ -310,12 +310,9 @@ mod tests {
                     Package: gone\nStatus: deinstall ok config-files\n";
         let packages = dpkg(&["mawk.list", "gone.list"], text);
         assert_eq!(packages.installed()[0].version.as_deref(), Some("1:2-3"));
-        assert_eq!(
-            packages.find("awk"),
-            Err(super::super::Absent::Virtual { providers: vec!["mawk".into()] })
-        );
-        assert!(matches!(packages.find("posix-awk"), Err(super::super::Absent::Virtual { .. })));
-        assert_eq!(packages.find("gone"), Err(super::super::Absent::Removed));
+        assert_eq!(packages.find("awk"), Err(Absent::Virtual { providers: vec!["mawk".into()] }));
+        assert!(matches!(packages.find("posix-awk"), Err(Absent::Virtual { .. })));
+        assert_eq!(packages.find("gone"), Err(Absent::Removed));
     }
 
     #[test]
