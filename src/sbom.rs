@@ -33,6 +33,9 @@ pub use cyclonedx::cyclonedx;
 pub use distribution::Distribution;
 pub use spdx::spdx;
 
+/// Owners of one file that are told; honest files have one, or one for each architecture.
+const MAXIMUM_OWNERS: usize = 64;
+
 /// Why there is no inventory.
 #[derive(Debug, thiserror::Error)]
 pub enum SbomError {
@@ -181,41 +184,46 @@ fn assign(
     let paths: Vec<_> = origins.iter().map(|origin| origin.as_ref().and_then(inside)).collect();
     let wanted = paths.iter().flatten().map(PathBuf::as_path);
     let owners: Option<Owners> = packages.map(|packages| packages.owners(root, wanted)).transpose()?;
-    let mut found: BTreeMap<Owner, Vec<usize>> = BTreeMap::new();
-    for (index, file) in files.iter_mut().enumerate() {
-        if origins[index].is_none() {
-            continue;
-        }
-        let of_file = paths[index].as_ref().and_then(|path| owners.as_ref()?.get(path));
-        let known: Vec<Owner> = match (packages, of_file) {
-            (Some(packages), Some(indexes)) => {
-                let owner = |index: &usize| Owner {
-                    kind: packages.kind().to_owned(),
-                    package: packages.installed()[*index].clone(),
-                };
-                indexes.iter().map(owner).collect()
+    let copies = |index: &usize| origins[*index].is_some();
+    let (Some(packages), Some(owners)) = (packages, owners) else {
+        // Where no database tells, the file's own word is better than nothing.
+        let mut found: BTreeMap<Owner, Vec<usize>> = BTreeMap::new();
+        for index in (0..files.len()).filter(copies) {
+            files[index].ownership = Ownership::Unknown;
+            if let Some(owner) = claimed(&files[index].identity) {
+                found.entry(owner).or_default().push(index);
             }
-            (Some(_), None) => Vec::new(),
-            // Where no database tells, the file's own word is better than nothing.
-            (None, _) => claimed(&file.identity).into_iter().collect(),
-        };
-        file.ownership = match owners {
-            Some(_) => Ownership::Nobody,
-            None => Ownership::Unknown,
-        };
-        for owner in known {
-            found.entry(owner).or_default().push(index);
+        }
+        hand_over(files, found.values());
+        return Ok(found.into_keys().collect());
+    };
+    // By the package's index, which follows its name.
+    let mut found: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for index in (0..files.len()).filter(copies) {
+        files[index].ownership = Ownership::Nobody;
+        let of_file = paths[index].as_ref().and_then(|path| owners.get(path));
+        for owner in of_file.into_iter().flatten().take(MAXIMUM_OWNERS) {
+            found.entry(*owner).or_default().push(index);
         }
     }
-    for (owner, (_, of)) in found.iter().enumerate() {
-        for file in of {
+    hand_over(files, found.values());
+    let owner = |index: usize| Owner {
+        kind: packages.kind().to_owned(),
+        package: packages.installed()[index].clone(),
+    };
+    Ok(found.into_keys().map(owner).collect())
+}
+
+/// Gives each list of files to the owner with the list's number.
+fn hand_over<'a>(files: &mut [Item], lists: impl Iterator<Item = &'a Vec<usize>>) {
+    for (owner, list) in lists.enumerate() {
+        for file in list {
             match &mut files[*file].ownership {
                 Ownership::Packages(owners) => owners.push(owner),
                 other => *other = Ownership::Packages(vec![owner]),
             }
         }
     }
-    Ok(found.into_keys().collect())
 }
 
 /// The package that an ELF file says it was built for.

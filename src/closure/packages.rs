@@ -26,6 +26,8 @@ const MAXIMUM_TOTAL: u64 = 512 << 20;
 const MAXIMUM_FILES: usize = 1 << 20;
 /// Packages of one tree; whole distributions have fewer.
 const MAXIMUM_PACKAGES: usize = 1 << 17;
+/// Owners of one path that are told; all packages have /usr, files have one or two.
+const MAXIMUM_OWNERS: usize = 1 << 10;
 /// Other names of one package; the largest have some hundreds.
 const MAXIMUM_PROVIDES: usize = 1 << 13;
 /// PATH_MAX without the NUL.
@@ -254,7 +256,8 @@ impl Packages {
     }
 
     /// The owners of `paths`, by reading the whole database once, however many paths there are. Each is
-    /// found by either spelling of a merged /usr; what no package has is absent from the result.
+    /// found by either spelling of a merged /usr; what no package has is absent from the result. Of more than
+    /// a thousand owners the first thousand are given.
     ///
     /// # Errors
     /// A list cannot be read, or they are too large.
@@ -275,7 +278,7 @@ impl Packages {
             self.each_file(root, index, &mut budget, &mut |path| {
                 if let Some(path) = wanted.get(path) {
                     let owners = owners.entry(path.clone()).or_default();
-                    if owners.last() != Some(&index) {
+                    if owners.last() != Some(&index) && owners.len() < MAXIMUM_OWNERS {
                         owners.push(index);
                     }
                 }

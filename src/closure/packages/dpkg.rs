@@ -123,9 +123,9 @@ impl Dpkg {
                 Package { name: name.to_owned(), architecture: architecture.clone(), ..Package::default() };
             found.entry((name.to_owned(), architecture)).or_insert((package, Some(list)));
         }
-        let removed =
-            removed.into_iter().filter(|name| !found.keys().any(|(installed, _)| installed == name));
-        let removed = removed.collect();
+        for (installed, _) in found.keys() {
+            removed.remove(installed);
+        }
         let (packages, lists) = found.into_values().unzip();
         Dpkg { packages, lists, removed, native, diversions, alternatives: OnceCell::new() }
     }
