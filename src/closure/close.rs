@@ -184,9 +184,13 @@ impl Collector<'_> {
 
     /// Records one more reason for what has been entered.
     fn record_again(&mut self, path: &Path, resolution: &Resolution, edge: &Edge, main: &Option<JailPath>) {
-        if self.reasons.is_some() {
-            let (place, reason) = (self.place(path), self.reason(resolution, edge, main));
-            self.reasons.as_mut().expect("BUG: looked at above").record(&place, &reason);
+        // A build keeps no reasons and shall not pay for one.
+        if self.reasons.is_none() {
+            return;
+        }
+        let (place, reason) = (self.place(path), self.reason(resolution, edge, main));
+        if let Some(reasons) = &mut self.reasons {
+            reasons.record(&place, &reason);
         }
     }
 

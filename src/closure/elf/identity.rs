@@ -33,7 +33,7 @@ pub struct Identity {
 pub fn identity(source: &(impl ReadAt + ?Sized)) -> Identity {
     let mut identity = Identity::default();
     // What is damaged from some point on is known up to there.
-    let _ = each_note(source, &mut |owner, kind, descriptor| match (owner, kind) {
+    let _ = each_note(source, |ElfNote { owner, kind, descriptor }| match (owner, kind) {
         (b"GNU\0", NT_GNU_BUILD_ID) if (1..=MAXIMUM_BUILD_ID).contains(&descriptor.len()) => {
             identity.build_id.get_or_insert_with(|| descriptor.to_vec());
         }
@@ -49,9 +49,19 @@ pub fn identity(source: &(impl ReadAt + ?Sized)) -> Identity {
     identity
 }
 
-/// Calls `visit` with owner (and its NUL), type and descriptor of every note; `None` where the file ends or
-/// the bound is reached before its notes do.
-pub fn each_note(source: &(impl ReadAt + ?Sized), visit: &mut dyn FnMut(&[u8], u32, &[u8])) -> Option<()> {
+/// One note of a file.
+#[derive(Clone, Copy, Debug)]
+pub struct ElfNote<'a> {
+    /// Whose type it is, with the NUL at its end.
+    pub owner: &'a [u8],
+    /// What it is, as its owner numbers it.
+    pub kind: u32,
+    /// What it says.
+    pub descriptor: &'a [u8],
+}
+
+/// Calls `visit` with every note; `None` where the file ends or the bound is reached before its notes do.
+pub fn each_note(source: &(impl ReadAt + ?Sized), mut visit: impl FnMut(ElfNote<'_>)) -> Option<()> {
     let mut left = MAXIMUM_NOTES;
     let (headers, little_endian) = headers(source)?;
     let number = |bytes: &[u8]| {
@@ -75,7 +85,7 @@ pub fn each_note(source: &(impl ReadAt + ?Sized), visit: &mut dyn FnMut(&[u8], u
             else {
                 return None;
             };
-            visit(owner, kind, descriptor);
+            visit(ElfNote { owner, kind, descriptor });
             rest = rest.get(end.next_multiple_of(align)..).unwrap_or_default();
         }
     }
