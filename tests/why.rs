@@ -53,7 +53,11 @@ fn the_chain_is_the_shortest_and_ends_at_a_place_in_the_spec() {
     assert_eq!(lines.len(), 2);
     let answer = json(&tree, "/usr/bin/c");
     assert_eq!(answer["in_jail"], true);
-    assert_eq!(answer["chain"][0]["needed_by"], "/usr/bin/z");
+    assert_eq!(
+        (&answer["is"], &answer["chain"][0]["needed_by"]),
+        (&"/usr/bin/c".into(), &"/usr/bin/z".into())
+    );
+    assert_eq!(answer["chain"][1]["reason"], "programs \"z\"");
     assert_eq!(answer["reasons"].as_array().unwrap().len(), 2, "{answer}");
 }
 

@@ -69,22 +69,24 @@ fn absent_text(spec: &Spec, absence: &Absence) -> String {
 }
 
 fn present_json(spec: &Spec, presence: &Presence) -> Value {
-    let step = |Step { path, because }: &Step| match because {
-        Because::Holds(held) => {
-            json!({ "path": escaped(path.as_path().as_os_str()), "holds": escaped(held.as_path().as_os_str()) })
-        }
-        Because::Reason(reason) => {
-            let mut step = reason_json(spec, reason);
-            step["path"] = escaped(path.as_path().as_os_str()).into();
-            step
-        }
+    let step = |step: &Step| {
+        let (mut value, reason) = match &step.because {
+            Because::Holds(held) => {
+                let held = held.as_path().as_os_str();
+                (json!({ "holds": escaped(held) }), format!("holds {}", printable(held)))
+            }
+            Because::Reason(reason) => (reason_json(spec, reason), reason.to_string()),
+        };
+        value["path"] = escaped(step.path.as_path().as_os_str()).into();
+        value["reason"] = reason.into();
+        value
     };
     json!({
         "spec": spec.name,
         "path": escaped(presence.path.as_path().as_os_str()),
         "in_jail": true,
         "in_path": !presence.outside_path,
-        "real": escaped(presence.real.as_path().as_os_str()),
+        "is": escaped(presence.real.as_path().as_os_str()),
         "chain": presence.chain.iter().map(step).collect::<Vec<Value>>(),
         "reasons": presence.reasons.iter().map(|reason| reason_json(spec, reason)).collect::<Vec<Value>>(),
     })
@@ -106,7 +108,7 @@ fn reason_json(spec: &Spec, reason: &Reason) -> Value {
 fn absent_json(spec: &Spec, absence: &Absence) -> Value {
     let host = absence.facts.iter().find_map(|fact| match fact {
         Fact::OnHost { kind, real, owners, .. } => Some(json!({
-            "real": escaped(real.as_deref().unwrap_or(&absence.path).as_os_str()),
+            "is": escaped(real.as_deref().unwrap_or(&absence.path).as_os_str()),
             "kind": kind.name().rsplit(' ').next(),
             "packages": owners.as_ref().map(|owners| {
                 let package = |package: &crate::closure::packages::Package| {
@@ -136,6 +138,7 @@ fn absent_json(spec: &Spec, absence: &Absence) -> Value {
         "spec": spec.name,
         "path": escaped(absence.path.as_os_str()),
         "in_jail": false,
+        "is": Value::Null,
         "facts": absence.facts.iter().map(ToString::to_string).collect::<Vec<String>>(),
         "source": host,
         "excluded_by": excluded,
