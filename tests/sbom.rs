@@ -228,3 +228,32 @@ fn hostile_names_and_versions_leave_valid_and_harmless_json() {
         assert!(document.contains("forged") && document.contains("\\\\x1b[2J"), "{document}");
     }
 }
+
+/// On request, with the validators that the makers of the formats publish:
+/// `pip install 'cyclonedx-python-lib[json-validation]' spdx-tools` into an environment of its own, then
+/// `JAILMK_SBOM_PYTHON=ENVIRONMENT/bin/python cargo test --test sbom validators`.
+#[test]
+fn the_validators_of_both_formats_find_no_fault() {
+    const CHECK: &str = "
+import sys
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from spdx_tools.spdx.parser.parse_anything import parse_file
+from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
+fault = JsonStrictValidator(SchemaVersion.V1_6).validate_str(open(sys.argv[2]).read())
+faults = validate_full_spdx_document(parse_file(sys.argv[1]))
+sys.exit('\\n'.join([str(fault)] * bool(fault) + [fault.validation_message for fault in faults]) or 0)
+";
+    let Some(python) = std::env::var_os("JAILMK_SBOM_PYTHON") else { return };
+    let tree = demo();
+    let path = [b"usr/share/", hostile_name().as_bytes()].concat();
+    tree.file(OsStr::from_bytes(&path), "x").file("usr/share/object", object());
+    let documents = ["spdx", "cyclonedx"].map(|format| {
+        // The name tells the reader of SPDX which form it has.
+        let place = tree.root().join(format!("document.{format}.json"));
+        std::fs::write(&place, sbom(&tree, format).to_string()).unwrap();
+        place
+    });
+    let output = std::process::Command::new(python).args(["-c", CHECK]).args(&documents).output().unwrap();
+    assert!(output.status.success(), "{}", error(&output));
+}
