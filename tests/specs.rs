@@ -9,42 +9,8 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use jail::{Jail, Ran};
-
-/// Words of the scripts. A check that does not hold prints a line; the last line is `done`.
-const WORDS: &str = r#"
-# works NAME COMMAND...: the command succeeds.
-works() {
-    name=$1; shift
-    out=$("$@" 2>&1 </dev/null) || echo "FAILED $name: status $?: $out"
-}
-# says NAME TEXT COMMAND...: it also prints just that.
-says() {
-    name=$1; wanted=$2; shift 2
-    out=$("$@" 2>&1 </dev/null) || echo "FAILED $name: status $?: $out"
-    [ "$out" = "$wanted" ] || echo "FAILED $name: \`$out\` is not \`$wanted\`"
-}
-# has PROGRAM: the jail has what not every host has.
-has() { command -v "$1" >/dev/null; }
-"#;
-
-/// Runs a script of checks; all must hold.
-#[track_caller]
-fn holds(jail: &Jail, shell: &str, script: &str) {
-    all_hold(&jail.run(&[shell, "-c", &format!("{WORDS}\n{script}\necho done")]));
-}
-
-#[track_caller]
-fn all_hold(ran: &Ran) {
-    assert!(ran.status == 0 && ran.stdout == "done\n", "{ran}");
-    assert_eq!(ran.complaints(), Vec::<&str>::new(), "{ran}");
-}
-
-/// A jail of the specs of these names, with a workspace.
-fn jail_of(names: &str) -> Jail {
-    let text = format!("include = [{names}]\n[workspace]\npath = \".\"\nmode = \"direct\"\n");
-    Jail::spec(text).variable("TERM", "xterm-256color").variable("COLORTERM", "truecolor")
-}
+use jail::Jail;
+use jail::checks::{all_hold, holds, jail_of};
 
 /// The jail of all that a coding agent needs; built once.
 fn composition() -> &'static Jail {

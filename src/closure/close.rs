@@ -278,6 +278,8 @@ impl Collector<'_> {
                             at: at.clone(),
                         });
                     }
+                    // Modules of a language often have a `#!` line that nothing ever uses.
+                    Demand::Optional if is_of_a_library(&to) => continue,
                     Demand::Optional => {
                         self.note(Note::MissingInterpreter { script: to.clone(), interpreter: name });
                         continue;
@@ -294,4 +296,10 @@ impl Collector<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a path lies where a distribution keeps what programs read, not what is run by name.
+fn is_of_a_library(path: &JailPath) -> bool {
+    let tops = ["/usr/lib", "/usr/lib64", "/usr/share", "/usr/local/lib", "/usr/local/share"];
+    tops.iter().any(|top| path.as_path().starts_with(top))
 }

@@ -326,6 +326,7 @@ impl<'r> Collector<'r> {
             }
             self.write_cache(&loader, reason)?;
         }
+        self.forget_libraries_below();
         self.note_dangling_links();
         Ok((self.closure, self.reasons))
     }
@@ -349,6 +350,30 @@ impl<'r> Collector<'r> {
             None => None,
         };
         self.insert(to, Node::Content { bytes: ldcache::write(&entries), mode: 0o444 }, reason)
+    }
+
+    /// A library that no search finds, and that came along in a directory below the one that asks: some
+    /// program opens it by its path before, as Java's launcher does with libjvm.so, and the loader takes an
+    /// object that is loaded already for every later mention of its name.
+    fn forget_libraries_below(&mut self) {
+        let Closure { entries, notes } = &mut self.closure;
+        let missing = |note: &Note| match note {
+            Note::MissingLibrary { name, .. } => Some((OsString::from(name), Vec::new())),
+            _ => None,
+        };
+        let mut places: HashMap<OsString, Vec<&Path>> = notes.iter().filter_map(missing).collect();
+        for path in entries.keys().map(JailPath::as_path) {
+            if let Some(found) = path.file_name().and_then(|name| places.get_mut(name)) {
+                found.push(path);
+            }
+        }
+        notes.retain(|note| match note {
+            Note::MissingLibrary { by, name } => {
+                let directory = by.as_path().parent().unwrap_or(Path::new("/"));
+                !places[OsStr::new(name)].iter().any(|path| path.starts_with(directory))
+            }
+            _ => true,
+        });
     }
 
     fn note_dangling_links(&mut self) {

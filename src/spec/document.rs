@@ -73,6 +73,8 @@ impl Document {
             }),
             (earlier, later) => later.or(earlier),
         };
+        // What an earlier spec has in memory, a later one may keep on the host.
+        self.tmpfs.retain(|path, _| !later.mounts.iter().any(|mount| mount.value.to == *path));
         self.mounts.extend(later.mounts);
         self.tmpfs.extend(later.tmpfs);
 

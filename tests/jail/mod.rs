@@ -14,6 +14,7 @@ mod need;
 
 pub use need::*;
 
+pub mod checks;
 pub mod probe;
 
 use std::ffi::OsStr;
