@@ -174,6 +174,17 @@ fn a_missing_interpreter_is_an_error_for_a_program_and_a_note_for_a_file() {
 }
 
 #[test]
+fn a_module_whose_interpreter_is_missing_is_no_news() {
+    let tree = Tree::new("module");
+    tree.file("usr/lib/python3/cgi.py", "#!/usr/local/bin/python\n", 0o755);
+    tree.file("usr/share/x/y", "#!/usr/bin/env none\n", 0o755).file("usr/bin/env", "", 0o755);
+    let found = closure(files(&["/usr/lib/**", "/usr/share/**"]), &tree.root()).unwrap();
+    assert_eq!(found.notes, [], "{:?}", found.notes);
+    let error = closure(programs(&["/usr/lib/python3/cgi.py"]), &tree.root()).unwrap_err();
+    assert!(matches!(error, ClosureError::InterpreterNotFound { .. }), "{error}");
+}
+
+#[test]
 fn scripts_that_interpret_each_other_end() {
     let tree = Tree::new("nested");
     tree.file("usr/bin/loop", "#!/usr/bin/loop\n", 0o755);
@@ -336,4 +347,31 @@ fn a_missing_library_of_a_program_is_an_error_that_says_who_and_where() {
     assert!(report.contains("libgone.so") && report.contains("/opt/none"), "{report}");
     let found = closure(files(&[at("m").to_str().unwrap()]), &host).unwrap();
     assert!(found.notes.iter().any(|note| matches!(note, Note::MissingLibrary { .. })), "{:?}", found.notes);
+}
+
+/// Java's libraries need libjvm.so, which no search finds: the launcher opens it by its path before.
+#[test]
+fn a_library_that_came_along_below_the_one_that_needs_it_is_not_missing() {
+    let tree = Tree::new("below");
+    let at = |name: &str| tree.0.join(name).to_str().expect("a UTF-8 path").to_owned();
+    let compile = |name: &str, needed: &[&str]| {
+        let soname = format!("-Wl,-soname,{}", Path::new(name).file_name().unwrap().to_str().unwrap());
+        let needed = needed.iter().map(|name| at(name));
+        let arguments =
+            ["-nostdlib", "-shared", "-xc", "/dev/null", "-xnone", "-Wl,--no-as-needed", &soname, "-o"];
+        let mut compile = Command::new("gcc");
+        compile.args(arguments).arg(at(name)).args(needed).status().is_ok_and(|status| status.success())
+    };
+    tree.file("java/lib/server/x", "", 0o644).file("other/x", "", 0o644);
+    if !compile("java/lib/server/libvm.so", &[]) {
+        return skip("gcc");
+    }
+    assert!(compile("java/lib/libzip.so", &["java/lib/server/libvm.so"]));
+    assert!(compile("other/libother.so", &["java/lib/server/libvm.so"]));
+    let patterns = [at("java/**"), at("other/**")];
+    let patterns: Vec<&str> = patterns.iter().map(String::as_str).collect();
+    let found = closure(files(&patterns), &SourceRoot::host().unwrap()).unwrap();
+    let by = JailPath::new(at("other/libother.so")).unwrap();
+    let missing = Note::MissingLibrary { by, name: "libvm.so".into() };
+    assert_eq!(found.notes, [missing], "of another tree it is missing");
 }

@@ -538,6 +538,21 @@ fn includes_come_first_lists_add_and_of_single_values_the_last_holds() {
 }
 
 #[test]
+fn a_mount_takes_the_place_of_an_included_tmpfs() {
+    let directory = Directory::new();
+    directory.write("server.toml", "[tmpfs]\n'/data' = 1\n'/run/server' = 1\n");
+    let mount = "[[mount]]\nfrom = '/host'\nto = '/data'\n";
+    let path = directory.write("own.toml", format!("include = ['./server.toml']\n{mount}"));
+    let spec = load(&path).unwrap();
+    assert_eq!(spec.tmpfs.keys().collect::<Vec<_>>(), [&jail("/run/server")]);
+    assert_eq!(spec.mounts[0].to, jail("/data"));
+    // The other way round the data would be gone, and nobody told.
+    directory.write("other.toml", mount);
+    let path = directory.write("own.toml", "include = ['./other.toml', './server.toml']\n");
+    assert!(load_refusal(&path).contains("/data"));
+}
+
+#[test]
 fn relative_paths_belong_to_the_file_that_has_them() {
     let directory = Directory::new();
     fs::create_dir(directory.0.join("sub")).unwrap();

@@ -9,8 +9,9 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use jail::Jail;
 use jail::checks::{all_hold, holds, jail_of};
+use jail::{Jail, Place, need};
+use jailmk::spec::builtin;
 
 /// The jail of all that a coding agent needs; built once.
 fn composition() -> &'static Jail {
@@ -383,4 +384,24 @@ fn vim_edits_with_its_runtime_files() {
         [ "$line" = shell ] || echo "FAILED filter: $line"
     "#;
     holds(&jail, "sh", script);
+}
+
+/// What a user can do nothing about is no news: where the host has what a spec is about, all that it
+/// names is there, runs, and finds its libraries.
+#[test]
+fn no_built_in_spec_has_anything_to_note() {
+    let place = Place::new();
+    for name in builtin::names() {
+        let mut build = Command::new(jail::binary());
+        build
+            .args(["build", name, "--dry-run"])
+            .current_dir(place.path())
+            .env_clear()
+            .env("HOME", place.path());
+        let ran = jail::run(build);
+        let lacking = ran.status != 0 && ran.stderr.contains("cannot find program");
+        if need(&format!("the program of the spec {name}"), !lacking, &[]) {
+            assert_eq!((ran.status, ran.stderr.as_str()), (0, ""), "{name}");
+        }
+    }
 }

@@ -6,8 +6,8 @@ mod jail;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
+use jail::Jail;
 use jail::checks::{holds, need_program};
-use jail::{Jail, until};
 use jailmk::spec::{self, builtin};
 use nix::sys::signal::Signal;
 
@@ -115,8 +115,8 @@ fn redis_serves_the_host_by_mounts_in_place_of_its_memory() {
          [[mount]]\nfrom = \"PLACE/socket\"\nto = \"/run/redis\"\nmode = \"read-write\"\n",
     );
     let (data, socket) = (jail.place.directory("data"), jail.place.directory("socket").join("redis.sock"));
-    let running = jail.begin(&[]);
-    until("redis listens", || UnixStream::connect(&socket).is_ok());
+    let mut running = jail.begin(&[]);
+    running.until("redis listens", || UnixStream::connect(&socket).is_ok());
     let ask = |words: &str| {
         let mut stream = UnixStream::connect(&socket).expect("connect to redis");
         stream.write_all(format!("{words}\r\nquit\r\n").as_bytes()).expect("write to redis");
@@ -170,8 +170,8 @@ fn postgres_is_jailed_with_its_data_on_the_host() {
     let (data, socket) = (jail.place.directory("data"), jail.place.directory("socket"));
     // The second time there is a cluster.
     for _ in 0..2 {
-        let running = jail.begin(&[]);
-        until("postgres listens", || UnixStream::connect(socket.join(".s.PGSQL.5432")).is_ok());
+        let mut running = jail.begin(&[]);
+        running.until("postgres listens", || UnixStream::connect(socket.join(".s.PGSQL.5432")).is_ok());
         running.signal(Signal::SIGINT);
         let ran = running.end().succeeded();
         assert!(ran.stderr.contains("database system is shut down"), "{ran}");

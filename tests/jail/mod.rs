@@ -441,6 +441,12 @@ impl Running {
         thread::spawn(move || stdin.write_all(&bytes));
     }
 
+    /// Waits until `done`, or until it has ended before.
+    #[track_caller]
+    pub fn until(&mut self, what: &str, mut done: impl FnMut() -> bool) {
+        until(what, || done() || !matches!(self.child.try_wait(), Ok(None)));
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).expect("signal a command");
