@@ -103,7 +103,15 @@ HERE
         says "stdbuf" x stdbuf -oL echo x
         works "timeout" timeout 5 true
         says "characters" ä bash -c 'printf "%s\n" ä | grep -o "^.$"'
-        if has iconv; then says "iconv" ä bash -c 'printf "\344" | iconv -f latin1 -t utf-8'; fi
+        if has iconv; then
+            for coded in 'ISO-8859-1 \344' 'ISO-8859-15 \344' 'CP1252 \344' 'UTF-16LE \344\0' 'UTF-32BE \0\0\0\344'; do
+                says "iconv from ${coded% *}" ä bash -c 'printf "$2" | iconv -f "$1" -t utf-8' - ${coded% *} "${coded#* }"
+            done
+            says "iconv from SJIS" あ bash -c 'printf "\202\240" | iconv -f SJIS -t utf-8'
+            says "iconv to EUC-KR" $'\260\241' bash -c 'printf 가 | iconv -t EUC-KR'
+            # The list of the C library has all that the host has.
+            ! iconv -f IBM037 </dev/null 2>/dev/null || echo "FAILED iconv: IBM037 is here"
+        fi
         if has file; then works "file" grep -q text <(file text); fi
         if has zgrep; then says "zgrep" a bash -c 'gzip -k text && zgrep a text.gz'; fi
         says "login shell" "$PATH" bash -lc 'echo $PATH'
@@ -141,7 +149,7 @@ def check(name, what):
 
 #[test]
 fn python_has_its_standard_library() {
-    let script = r#"
+    let script = r##"
 import importlib, os, subprocess, sys, tempfile
 
 for name in """ssl json ctypes sqlite3 hashlib lzma bz2 zlib asyncio curses decimal email.mime.text html.parser
@@ -182,6 +190,10 @@ semaphore, queue = multiprocessing.Semaphore(1), multiprocessing.Queue()
 check("processes", processes)
 
 check("shell", lambda: subprocess.check_output("echo $0", shell=True, text=True) == "/bin/sh\n")
+with open("/tmp/script", "w") as script:
+    script.write("#!/usr/bin/env python3\nprint(1 + 2)\n")
+os.chmod("/tmp/script", 0o755)
+check("script", lambda: subprocess.check_output("/tmp/script", text=True) == "3\n")
 check("venv", lambda: subprocess.check_call([sys.executable, "-m", "venv", "--without-pip", "/tmp/venv"]) == 0)
 check("python of the venv", lambda: subprocess.check_output(
     ["/tmp/venv/bin/python", "-c", "import json, sys; print(sys.prefix)"], text=True) == "/tmp/venv\n")
@@ -190,7 +202,7 @@ check("python of the venv", lambda: subprocess.check_output(
 loud = subprocess.run([sys.executable, "-v", "-c", "import json"], capture_output=True, text=True).stderr
 check("compiled modules", lambda: "stale" not in loud and ("matches" in loud) == os.path.exists(importlib.util.cache_from_source(os.__file__)))
 print("done")
-"#;
+"##;
     all_hold(&spec("python").run(&["python3", "-c", &format!("{PYTHON}{script}")]));
 }
 
@@ -268,7 +280,14 @@ check("script", () => {
     fs.writeFileSync("/tmp/script", "#!/usr/bin/env node\nconsole.log(process.argv[2])\n", { mode: 0o755 });
     return execSync("/tmp/script x").toString() === "x\n";
 });
-if (fs.existsSync("/usr/bin/npm")) check("npm", () => /^\d+\./.test(execSync("npm --version").toString()));
+if (fs.existsSync("/usr/bin/npm")) check("npm", () => {
+    fs.mkdirSync("/tmp/spoken"); fs.mkdirSync("/tmp/speaks");
+    fs.writeFileSync("/tmp/spoken/package.json", '{"name": "spoken", "version": "1.0.0", "bin": "say.js"}');
+    fs.writeFileSync("/tmp/spoken/say.js", '#!/usr/bin/env node\nconsole.log("spoken")\n', { mode: 0o755 });
+    execSync("npm pack --silent", { cwd: "/tmp/spoken" });
+    execSync("npm install --silent --offline --no-audit --no-fund ../spoken/spoken-1.0.0.tgz", { cwd: "/tmp/speaks" });
+    return execSync("npx --offline spoken", { cwd: "/tmp/speaks" }).toString() === "spoken\n";
+});
 // Parts of Node.js that some distributions keep in files apart.
 check("fetch", () => typeof fetch === "function");
 const worker = new Worker('require("worker_threads").parentPort.postMessage("works")', { eval: true });
@@ -291,6 +310,15 @@ fn one_jail_of_all_specs_does_all_of_it() {
         r#"
         {GIT}
         says "certificates" True python3 -c 'import ssl; print(len(ssl.create_default_context().get_ca_certs()) > 0)'
+        says "certificates of GnuTLS" True python3 -c '
+import ctypes
+try: tls = ctypes.CDLL("libgnutls.so.30")
+except OSError: print(True) # a git with OpenSSL
+else:
+    trust = ctypes.c_void_p()
+    tls.gnutls_certificate_allocate_credentials(ctypes.byref(trust))
+    print(tls.gnutls_certificate_set_x509_system_trust(trust) > 0)
+'
         says "links that lead nowhere" "" find -L /etc/ssl /usr/lib/ssl /usr/share/ca-certificates -type l
         says "private keys" "" find /etc /usr /var -name '*.key'
         says "node and python together" 7 sh -c 'node -p 3+4 | python3 -c "print(input())"'
@@ -333,13 +361,20 @@ fn c_programs_are_compiled_linked_and_run() {
         works "gcc" gcc -Wall -Werror -O2 -g -pthread -o x x.c -lm
         says "a program" "./x 1" ./x
         works "static" gcc -static -o s x.c -lm
+        works "sanitizers" gcc -fsanitize=undefined,address -o z x.c -lm
+        # Its shadow of all memory is more than a limit of each process, where that stands in for the jail's.
+        [ "$(ulimit -d)" != unlimited ] || says "a sanitized program" "./z 1" ./z
         says "a static program" "./s 1" ./s
         works "link-time optimization" gcc -O2 -flto -o o x.c -lm
         works "library" sh -c 'gcc -c -o x.o x.c && ar rcs libx.a x.o && gcc -shared -fPIC -o libx.so x.c -lm'
         if has g++; then
-            printf '%s\n' '#include <iostream>' 'int main() { std::cout << 1 << std::endl; }' >y.cc
-            works "g++" g++ -o y y.cc
+            printf '%s\n' '#include <iostream>' '#include <regex>' '#include <thread>' 'int main() {' \
+                'std::thread t([] { std::cout << std::regex_match("b", std::regex("[a-c]")) << std::endl; });' \
+                't.join(); try { throw 7; } catch (int n) { return n - 7; } }' >y.cc
+            works "g++" g++ -std=c++17 -o y y.cc
             says "a C++ program" 1 ./y
+            works "g++ -static" g++ -static -o ys y.cc
+            says "a static C++ program" 1 ./ys
         fi
         if has make; then works "make" sh -c 'printf "m: x.c\n\tcc -o m x.c -lm\n" >Makefile && make && ./m'; fi
     "##;
