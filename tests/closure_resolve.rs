@@ -375,3 +375,36 @@ fn a_library_that_came_along_below_the_one_that_needs_it_is_not_missing() {
     let missing = Note::MissingLibrary { by, name: "libvm.so".into() };
     assert_eq!(found.notes, [missing], "of another tree it is missing");
 }
+
+/// Debian's Java for machines without a screen only recommends what its fonts need.
+#[test]
+fn a_plug_in_of_the_distribution_may_miss_its_library() {
+    let tree = Tree::new("plug-in");
+    let loader = match std::env::consts::ARCH {
+        "x86_64" => "lib64/ld-linux-x86-64.so.2",
+        _ => "lib/ld-linux-aarch64.so.1",
+    };
+    let Ok(bytes) = std::fs::read(Path::new("/").join(loader)) else { return skip(loader) };
+    tree.file("usr/lib/java/x", "", 0o644).file("opt/java/x", "", 0o644).file(loader, bytes, 0o755);
+    let library = tree.0.join("libgone.so");
+    for path in [&library, &tree.0.join("usr/lib/java/libfont.so"), &tree.0.join("opt/java/libfont.so")] {
+        let mut compile = Command::new("gcc");
+        compile
+            .args(["-nostdlib", "-shared", "-xc", "/dev/null", "-xnone", "-Wl,--no-as-needed", "-o"])
+            .arg(path);
+        if *path != library {
+            compile.arg(&library);
+        }
+        if !compile.status().is_ok_and(|status| status.success()) {
+            return skip("gcc");
+        }
+    }
+    std::fs::remove_file(&library).unwrap();
+    let notes = |pattern: &str| closure(files(&[pattern]), &tree.root()).unwrap().notes;
+    assert!(
+        matches!(notes("/opt/java/*").as_slice(), [Note::MissingLibrary { .. }]),
+        "{:?}",
+        notes("/opt/java/*")
+    );
+    assert_eq!(notes("/usr/lib/java/*"), []);
+}

@@ -43,7 +43,7 @@ end
 
 /// Prints what does not work.
 const LIBRARY_OF_RUBY: &str = r#"
-%w[bigdecimal csv date digest erb etc fiddle io/console json net/http open3 openssl psych racc
+%w[bigdecimal date digest erb etc fiddle io/console json net/http open3 openssl psych
    readline reline ripper set socket stringio strscan tempfile yaml zlib].each do |name|
   require name
 rescue LoadError => error
@@ -195,7 +195,8 @@ fn go_is_vetted_built_tested_and_run() {
         says "a program" "" /tmp/made
         works "go test" go test ./...
         says "what it is" "example.org/made" go list
-        works "environment" go env
+        # The first of the files that crypto/x509 looks for; it reads no other then.
+        works "certificates" [ -s /etc/ssl/certs/ca-certificates.crt ]
     "#;
     holds(&jail, "sh", script);
 }
@@ -204,9 +205,7 @@ fn go_is_vetted_built_tested_and_run() {
 const GO: &str = r#"package main
 
 import (
-	"crypto/x509"
 	"fmt"
-	"net"
 	"os/user"
 	"time"
 )
@@ -235,10 +234,6 @@ func main() {
 	check("user", "agent", name.Username, err)
 	_, err = time.LoadLocation("UTC")
 	check("zone", nil, nil, err)
-	roots, err := x509.SystemCertPool()
-	check("certificates", true, err == nil && !roots.Equal(x509.NewCertPool()), err)
-	names, err := net.LookupHost("localhost")
-	check("hosts", true, len(names) > 0, err)
 }
 "#;
 

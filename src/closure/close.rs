@@ -160,8 +160,15 @@ impl Collector<'_> {
                     });
                 }
                 (Outcome::Missing { .. }, _) => {
-                    let by = self.requester(resolution, edge, &main);
-                    self.note(Note::MissingLibrary { by, name: edge.name.to_string_lossy().into_owned() });
+                    // A plug-in of a package comes whether or not what it needs is there: that is only
+                    // recommended, or its program has it open already.
+                    if !main.as_ref().is_some_and(is_of_a_library) {
+                        let by = self.requester(resolution, edge, &main);
+                        self.note(Note::MissingLibrary {
+                            by,
+                            name: edge.name.to_string_lossy().into_owned(),
+                        });
+                    }
                 }
                 (Outcome::Malformed { path, defect }, Demand::Required(at))
                     if !edge.dependency.is_optional() =>
