@@ -115,7 +115,7 @@ impl fmt::Display for Reason {
 /// says what was not.
 pub fn resolve(spec: &Spec, root: &SourceRoot) -> Result<Closure, ClosureError> {
     let rootfs = &spec.rootfs;
-    let mut collector = Collector::new(root, &rootfs.exclude)?;
+    let mut collector = Collector::new(root, spec)?;
     // First, so that whatever comes later finds `/lib` and the like as the tree has them.
     collector.enter_merged_directories()?;
     for program in &rootfs.programs {

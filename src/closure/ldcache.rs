@@ -95,14 +95,18 @@ impl Cache {
         &self.entries
     }
 
-    /// The entries for `name` that a loader with these flags takes.
-    pub fn find(&self, name: &OsStr, flags: Option<u32>) -> impl Iterator<Item = &CacheEntry> {
+    /// The entries for `name` with flags that `accepts` takes.
+    pub fn find(&self, name: &OsStr, accepts: impl Fn(u32) -> bool) -> impl Iterator<Item = &CacheEntry> {
         let found = self.by_name.get(name).map(Vec::as_slice).unwrap_or_default();
-        found
-            .iter()
-            .map(|index| &self.entries[*index])
-            .filter(move |entry| flags.is_none_or(|flags| entry.flags == flags))
+        found.iter().map(|index| &self.entries[*index]).filter(move |entry| accepts(entry.flags))
     }
+}
+
+/// Whether a loader for an ABI takes entries with these flags.
+pub fn accepts(architecture: Architecture, flags: u32) -> bool {
+    // i386 has a second value, from the days of libc 5.
+    accepted_flags(architecture).is_none_or(|wanted| flags == wanted)
+        || (architecture.machine == 3 && flags == 1)
 }
 
 /// The flags of entries for an ABI; `None` for one whose flags are not known here.

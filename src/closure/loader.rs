@@ -35,6 +35,8 @@ pub struct Loader {
     pub platforms: Vec<Vec<u8>>,
     /// Directories searched last.
     pub default_directories: Vec<PathBuf>,
+    /// glibc since 2.30 takes no position-independent program as a library.
+    pub refuses_pie: bool,
     /// glibc up to 2.36 looks into `tls/`, `haswell/` and so on.
     pub legacy_hwcaps: bool,
     /// Where its cache is.
@@ -78,6 +80,7 @@ impl Loader {
             lib: default_directories.first().and_then(|first| lib_token(first, whole)),
             platforms,
             default_directories,
+            refuses_pie: whole(b"cannot dynamically load position-independent executable"),
             legacy_hwcaps: version(&strings).is_some_and(|version| version < (2, 37)),
             cache: Some(
                 cache
@@ -114,6 +117,7 @@ impl Loader {
                 .filter(|directory| !directory.is_empty())
                 .map(|directory| PathBuf::from(OsStr::from_bytes(directory)))
                 .collect(),
+            refuses_pie: false,
             legacy_hwcaps: false,
             cache: None,
             configuration: text.is_ok().then_some(file),

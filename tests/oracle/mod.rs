@@ -75,11 +75,11 @@ pub fn ours(resolution: &Resolution) -> Option<Answers> {
         match &edge.outcome {
             Outcome::Found { path: Some(path), .. } => {
                 let real = std::fs::canonicalize(path).unwrap();
-                answers.entry(edge.name.clone()).or_default().insert(real);
+                answers.entry(edge.name.to_os_string()).or_default().insert(real);
             }
-            Outcome::Found { path: None, .. } => {}
+            Outcome::Found { path: None, .. } | Outcome::LeftOut => {}
             Outcome::Missing { .. } => {
-                answers.entry(edge.name.clone()).or_default();
+                answers.entry(edge.name.to_os_string()).or_default();
             }
             Outcome::Malformed { .. } => return None,
         }
