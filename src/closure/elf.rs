@@ -162,7 +162,10 @@ pub enum Defect {
     /// Another byte order than the program's.
     #[error("its byte order is not the program's")]
     ByteOrder,
-    /// `EI_VERSION` or `e_version` is not 1.
+    /// `EI_VERSION` is not 1.
+    #[error("the version of its ELF identification is not 1")]
+    IdentVersion,
+    /// `e_version` is not 1.
     #[error("its ELF version is not 1")]
     Version,
     /// `EI_OSABI` is neither System V nor GNU.
@@ -222,11 +225,11 @@ pub enum Defect {
 }
 
 impl Defect {
-    /// glibc looks at these before it compares `e_machine`.
-    pub fn precedes_machine(self) -> bool {
+    /// Whether it is in the first sixteen bytes, which glibc looks at before anything else.
+    pub fn is_in_identification(self) -> bool {
         matches!(
             self,
-            Defect::ByteOrder | Defect::Version | Defect::OsAbi | Defect::AbiVersion | Defect::Padding
+            Defect::ByteOrder | Defect::IdentVersion | Defect::OsAbi | Defect::AbiVersion | Defect::Padding
         )
     }
 }
@@ -280,8 +283,9 @@ fn parse_rest<S: ReadAt + ?Sized>(
     architecture: Architecture,
 ) -> Result<Object, Defect> {
     let header = goblin::elf::Elf::parse_header(first).map_err(|_| Defect::TooShort)?;
+    let irregular = irregular(&header);
     if !matches!(header.e_type, ET_EXEC | ET_DYN) {
-        return Err(Defect::Type);
+        return Err(irregular.unwrap_or(Defect::Type));
     }
     let headers = program_headers(blocks, &header, architecture)?;
     let image = Image::new(blocks, architecture, &headers);
@@ -303,7 +307,7 @@ fn parse_rest<S: ReadAt + ?Sized>(
         version_needs: Vec::new(),
         versions: None,
         features: Ok(Vec::new()),
-        irregular: irregular(&header).or_else(|| image.unmappable()),
+        irregular: irregular.or_else(|| image.unmappable()),
     };
     // The kernel takes the first PT_INTERP and reads it at its file offset.
     if let Some(interpreter) = headers.iter().find(|header| header.p_type == PT_INTERP) {
@@ -327,8 +331,8 @@ fn parse_rest<S: ReadAt + ?Sized>(
 
 fn irregular(header: &Header) -> Option<Defect> {
     let ident = &header.e_ident;
-    if ident[6] != 1 || header.e_version != 1 {
-        Some(Defect::Version)
+    if ident[6] != 1 {
+        Some(Defect::IdentVersion)
     } else if !matches!(ident[EI_OSABI], 0 | 3) {
         Some(Defect::OsAbi)
     } else if ident[8] > if ident[EI_OSABI] == 3 { MAXIMUM_GNU_ABI } else { 0 } {
@@ -336,7 +340,7 @@ fn irregular(header: &Header) -> Option<Defect> {
     } else if ident[9..].iter().any(|byte| *byte != 0) {
         Some(Defect::Padding)
     } else {
-        None
+        (header.e_version != 1).then_some(Defect::Version)
     }
 }
 

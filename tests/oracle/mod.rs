@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use jailmk::closure::search::{Outcome, Resolution};
+use jailmk::closure::search::{Dependency, Environment, Outcome, Resolution};
 
 /// The name asked for → every file that may answer; none for "not found".
 pub type Answers = BTreeMap<OsString, BTreeSet<PathBuf>>;
@@ -30,14 +30,29 @@ pub fn trace(interpreter: &Path, program: &Path, directory: &Path) -> Option<Ans
 }
 
 /// The same by executing the program itself, whose loader then only lists.
-pub fn trace_by_exec(program: &Path, directory: &Path) -> Option<Answers> {
-    let output = Command::new(program)
-        .env_clear()
-        .env("LD_TRACE_LOADED_OBJECTS", "1")
-        .current_dir(directory)
-        .output()
-        .unwrap();
-    answers(&output, directory)
+pub fn trace_by_exec(program: &Path, directory: &Path, environment: &Environment) -> Option<Answers> {
+    answers(&run_traced(program, directory, environment), directory)
+}
+
+/// Lines of the loader that say `version X not found (required by Y)`: the versions.
+pub fn missing_versions(program: &Path, directory: &Path) -> BTreeSet<String> {
+    let output = run_traced(program, directory, &Environment::default());
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let version = |line: &str| {
+        Some(line.split_once("version `")?.1.split_once("' not found (required by")?.0.to_owned())
+    };
+    // One that is needed weakly is told, too, and keeps nothing from running.
+    text.lines().filter(|line| !line.contains("weak version")).filter_map(version).collect()
+}
+
+fn run_traced(program: &Path, directory: &Path, environment: &Environment) -> std::process::Output {
+    let mut command = Command::new(program);
+    command.env_clear().env("LD_TRACE_LOADED_OBJECTS", "1").current_dir(directory);
+    let variables = [("LD_LIBRARY_PATH", &environment.library_path), ("LD_PRELOAD", &environment.preload)];
+    for (name, value) in variables {
+        command.envs(value.as_ref().map(|value| (name, value)));
+    }
+    command.output().unwrap()
 }
 
 fn answers(output: &std::process::Output, directory: &Path) -> Option<Answers> {
@@ -72,12 +87,18 @@ fn answers(output: &std::process::Output, directory: &Path) -> Option<Answers> {
 pub fn ours(resolution: &Resolution) -> Option<Answers> {
     let mut answers = Answers::new();
     for edge in &resolution.edges {
+        // The loader knows nothing of notes, and lists audit libraries nowhere.
+        if matches!(edge.dependency, Dependency::Note(_) | Dependency::Audit) {
+            continue;
+        }
         match &edge.outcome {
             Outcome::Found { path: Some(path), .. } => {
                 let real = std::fs::canonicalize(path).unwrap();
                 answers.entry(edge.name.to_os_string()).or_default().insert(real);
             }
             Outcome::Found { path: None, .. } | Outcome::LeftOut => {}
+            // The loader goes on with a message and lists no such name.
+            Outcome::Missing { .. } if edge.dependency == Dependency::Preload => {}
             Outcome::Missing { .. } => {
                 answers.entry(edge.name.to_os_string()).or_default();
             }

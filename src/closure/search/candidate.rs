@@ -189,7 +189,8 @@ impl Search<'_> {
     }
 }
 
-/// glibc's order of checks: class, then the rest of the header, then the machine.
+/// glibc's order of checks: the class; the identification, where only a file for this machine is
+/// complained about; the version; the machine; the rest.
 fn compare(
     found: Architecture,
     wanted: Architecture,
@@ -202,16 +203,16 @@ fn compare(
     if found.class != wanted.class {
         return Some(Accepted::Next);
     }
-    if found.little_endian != wanted.little_endian {
-        return Some(Accepted::Fatal(Defect::ByteOrder));
+    let turned = found.little_endian != wanted.little_endian;
+    // The loader reads it in its own byte order.
+    let machine = if turned { found.machine.swap_bytes() } else { found.machine };
+    let identification = turned.then_some(Defect::ByteOrder).or(defect.filter(|d| d.is_in_identification()));
+    match (identification, defect) {
+        (Some(_), _) if machine != wanted.machine => Some(Accepted::Next),
+        (Some(defect), _) | (None, Some(defect @ Defect::Version)) => Some(Accepted::Fatal(defect)),
+        _ if machine != wanted.machine => Some(Accepted::Next),
+        (None, defect) => defect.map(Accepted::Fatal),
     }
-    if let Some(defect) = defect.filter(|defect| defect.precedes_machine()) {
-        return Some(Accepted::Fatal(defect));
-    }
-    if found.machine != wanted.machine {
-        return Some(Accepted::Next);
-    }
-    defect.map(Accepted::Fatal)
 }
 
 /// What keeps a sound object of the right architecture from being a library.

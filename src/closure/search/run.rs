@@ -250,7 +250,26 @@ impl<'s, 'r> Run<'s, 'r> {
     fn request(&mut self, from: usize, name: &OsStr, kind: Dependency) -> Result<Vec<usize>, SearchError> {
         let request = Request { from, dependency: kind, feature: None };
         let answer = self.look(request, name)?;
-        Ok(self.enter(request, name, answer))
+        let again = matches!(answer, Answer::Loaded(_)) && self.resolution.objects[from].variant;
+        let mut new = self.enter(request, name, answer);
+        if again {
+            new.extend(self.request_variant(request, name)?);
+        }
+        Ok(new)
+    }
+
+    /// Where only some processors load the requester, they may not have loaded what answers to the name
+    /// on others: what they would find is found as well.
+    fn request_variant(&mut self, request: Request, name: &OsStr) -> Result<Vec<usize>, SearchError> {
+        match self.look_afresh(request, name)? {
+            Answer::Searched(Some(Hit::File(path, file, via)), sight)
+                if self.search.files.loaded(self.namespace, file).is_none() =>
+            {
+                let hit = Some(Hit::File(path, file, via));
+                Ok(self.enter(request, name, Answer::Searched(hit, sight)))
+            }
+            _ => Ok(Vec::new()),
+        }
     }
 
     fn look(&mut self, request: Request, name: &OsStr) -> Result<Answer, SearchError> {
@@ -263,19 +282,28 @@ impl<'s, 'r> Run<'s, 'r> {
         if matches!(name.as_bytes(), b"linux-vdso.so.1" | b"linux-gate.so.1") {
             return Ok(Answer::Kernel);
         }
+        let loaded = match self.loader.kind {
+            LoaderKind::Glibc if name.as_bytes().contains(&b'$') => {
+                let names = self.expand(request.from, name.as_bytes());
+                names.iter().find_map(|name| self.answer(OsStr::from_bytes(name)))
+            }
+            LoaderKind::Glibc => self.answer(name),
+            LoaderKind::Musl => self.loaded_musl(name),
+        };
+        match loaded {
+            Some(object) => Ok(Answer::Loaded(object)),
+            None => self.look_afresh(request, name),
+        }
+    }
+
+    fn look_afresh(&mut self, request: Request, name: &OsStr) -> Result<Answer, SearchError> {
         let mut sight = Sight::default();
         let hit = match self.loader.kind {
             LoaderKind::Glibc => {
                 let names = self.expand(request.from, name.as_bytes());
-                if let Some(object) = names.iter().find_map(|name| self.answer(OsStr::from_bytes(name))) {
-                    return Ok(Answer::Loaded(object));
-                }
                 self.find_glibc(request.from, &names, &mut sight)
             }
             LoaderKind::Musl => {
-                if let Some(object) = self.loaded_musl(name) {
-                    return Ok(Answer::Loaded(object));
-                }
                 // Only what an object needs is looked for along its own path.
                 let searcher = match request.dependency {
                     Dependency::Preload => None,
@@ -342,7 +370,7 @@ impl<'s, 'r> Run<'s, 'r> {
                     identity: self.search.files.identity(file),
                     object,
                     loader: Some(request.from),
-                    variant: index > 0,
+                    variant: index > 0 || requester.variant,
                     optional: requester.optional || request.dependency.is_optional(),
                     is_loader: false,
                     named: false,
@@ -354,7 +382,8 @@ impl<'s, 'r> Run<'s, 'r> {
                 self.search.files.load(self.namespace, file, at);
                 new.push(at);
             }
-            self.learn_names(at, &name, &path, index > 0);
+            let variant = index > 0 || self.resolution.objects[at].variant;
+            self.learn_names(at, &name, &path, variant);
             let outcome = Outcome::Found { object: at, path: Some(path), via, first: loaded.is_none() };
             self.record(request, name.clone(), outcome);
         }
