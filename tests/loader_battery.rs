@@ -643,7 +643,7 @@ fn needs_versions(b: &Battery) -> PathBuf {
 fn agree_on_versions(name: &str, build: impl FnOnce(&Battery) -> PathBuf, expected: &[&str]) {
     let Some(b) = Battery::new(name) else { return };
     let program = build(&b);
-    let loader = oracle::missing_versions(&program, &b.directory);
+    let loader = oracle::trace_by_exec(&program, &b.directory, &Environment::default()).missing_versions;
     let ours = b.resolve(&program).mismatches.into_iter().map(|m| m.version.into_string().unwrap());
     assert_eq!(ours.collect::<std::collections::BTreeSet<_>>(), loader);
     assert_eq!(loader.into_iter().collect::<Vec<_>>(), expected);

@@ -136,7 +136,7 @@ pub fn agree_with(name: &str, loads: bool, variables: Variables, build: impl FnO
     let Some(battery) = Battery::new(name) else { return };
     let program = build(&battery);
     let environment = variables(&battery);
-    let loader = trace_by_exec(&program, &battery.directory, &environment);
+    let loader = trace_by_exec(&program, &battery.directory, &environment).answers;
     let ours = ours(&battery.resolve_with(&program, environment));
     assert_eq!(loader.is_some(), loads, "the case is not what it says: {loader:?}");
     match (&loader, &ours) {

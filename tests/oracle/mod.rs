@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use jailmk::closure::search::{Dependency, Environment, Outcome, Resolution};
 
@@ -17,45 +17,55 @@ pub fn skip(what: &str) {
     println!("skipped: {what}");
 }
 
-/// What the loader of `program` says that it loads; `None` where it stops with an error.
-pub fn trace(interpreter: &Path, program: &Path, directory: &Path) -> Option<Answers> {
-    let output = Command::new(interpreter)
-        .arg(program)
-        .env_clear()
-        .env("LD_TRACE_LOADED_OBJECTS", "1")
-        .current_dir(directory)
-        .output()
-        .unwrap();
-    answers(&output, directory)
+/// What a loader says of one program.
+pub struct Traced {
+    /// What it loads; `None` where it stops with an error.
+    pub answers: Option<Answers>,
+    /// Symbol versions that are needed and not there.
+    pub missing_versions: BTreeSet<String>,
+    /// Its own words.
+    pub complaint: String,
+}
+
+impl Traced {
+    fn of(output: &Output, directory: &Path) -> Traced {
+        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+        Traced {
+            answers: answers(output, directory),
+            missing_versions: missing_versions(&complaint),
+            complaint,
+        }
+    }
+}
+
+/// What the loader says when it is told to load `program`.
+pub fn trace(interpreter: &Path, program: &Path, directory: &Path) -> Traced {
+    let mut command = Command::new(interpreter);
+    command.arg(program).env_clear().env("LD_TRACE_LOADED_OBJECTS", "1").current_dir(directory);
+    Traced::of(&command.output().unwrap(), directory)
 }
 
 /// The same by executing the program itself, whose loader then only lists.
-pub fn trace_by_exec(program: &Path, directory: &Path, environment: &Environment) -> Option<Answers> {
-    answers(&run_traced(program, directory, environment), directory)
-}
-
-/// Lines of the loader that say `version X not found (required by Y)`: the versions.
-pub fn missing_versions(program: &Path, directory: &Path) -> BTreeSet<String> {
-    let output = run_traced(program, directory, &Environment::default());
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    let version = |line: &str| {
-        Some(line.split_once("version `")?.1.split_once("' not found (required by")?.0.to_owned())
-    };
-    // One that is needed weakly is told, too, and keeps nothing from running.
-    text.lines().filter(|line| !line.contains("weak version")).filter_map(version).collect()
-}
-
-fn run_traced(program: &Path, directory: &Path, environment: &Environment) -> std::process::Output {
+pub fn trace_by_exec(program: &Path, directory: &Path, environment: &Environment) -> Traced {
     let mut command = Command::new(program);
     command.env_clear().env("LD_TRACE_LOADED_OBJECTS", "1").current_dir(directory);
     let variables = [("LD_LIBRARY_PATH", &environment.library_path), ("LD_PRELOAD", &environment.preload)];
     for (name, value) in variables {
         command.envs(value.as_ref().map(|value| (name, value)));
     }
-    command.output().unwrap()
+    Traced::of(&command.output().unwrap(), directory)
 }
 
-fn answers(output: &std::process::Output, directory: &Path) -> Option<Answers> {
+/// Lines that say `version X not found (required by Y)`: the versions.
+fn missing_versions(complaint: &str) -> BTreeSet<String> {
+    let version = |line: &str| {
+        Some(line.split_once("version `")?.1.split_once("' not found (required by")?.0.to_owned())
+    };
+    // One that is needed weakly is told, too, and keeps nothing from running.
+    complaint.lines().filter(|line| !line.contains("weak version")).filter_map(version).collect()
+}
+
+fn answers(output: &Output, directory: &Path) -> Option<Answers> {
     if !output.status.success() {
         return None;
     }
