@@ -563,6 +563,16 @@ fn a_name_that_is_too_long_ends_its_list_only() {
 }
 
 #[test]
+fn a_socket_ends_its_list_only() {
+    agree("45b", true, |b| {
+        let _listener = std::os::unix::net::UnixListener::bind(b.path("x/liba.so")).unwrap();
+        b.library("l/liba.so", &[], &[]);
+        b.library("y/libb.so", &["liba.so"], &[rpath(), rpath_to!("$ORIGIN/../x")]);
+        b.program(&["liba.so", "libb.so"], &[rpath(), rpath_to!("$ORIGIN/../x:$ORIGIN/../l:$ORIGIN/../y")])
+    });
+}
+
+#[test]
 fn a_file_in_place_of_a_directory_is_passed_over() {
     agree("46", true, |b| {
         std::fs::write(b.path("x"), "").unwrap();

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 
 use super::super::elf::{self, Architecture, Defect, Malformed, Object};
 use super::super::loader::{Loader, LoaderKind};
-use super::super::root::Opened;
+use super::super::root::{FileKind, Opened};
 use super::{Identity, Search};
 
 /// Directories below one `glibc-hwcaps`.
@@ -117,6 +117,8 @@ impl Search<'_> {
             Ok(Opened::Regular(file, stat)) => {
                 Candidate::File(self.files.learn((stat.st_dev, stat.st_ino), &file))
             }
+            // A socket cannot be opened by anybody.
+            Ok(Opened::Other(FileKind::Socket)) => Candidate::Closed(Errno::ENXIO),
             Ok(Opened::Other(kind)) => Candidate::Other(Defect::NotRegular(kind)),
             Err(errno) => Candidate::Closed(errno),
         };

@@ -18,6 +18,11 @@ use super::{
 /// Names of a search that are kept for the next program.
 const MAXIMUM_NAMES: usize = 1 << 18;
 
+/// Bytes of search lists that count as one look-up.
+const LENGTH_OF_A_LOOK_UP: usize = 256;
+/// PATH_MAX, and one more.
+const MAXIMUM_PATH: usize = 4097;
+
 /// What a search has seen so far.
 #[derive(Debug, Default)]
 pub struct Sight {
@@ -458,29 +463,35 @@ impl<'s, 'r> Run<'s, 'r> {
 
     /// The directories of a list of glibc's, tokens replaced; an empty element is the working
     /// directory.
-    pub fn split(&self, of: usize, text: &[u8], separators: &[u8]) -> Rc<[Element]> {
+    pub fn split(&mut self, of: usize, text: &[u8], separators: &[u8]) -> Rc<[Element]> {
         let mut list: Vec<Element> = Vec::new();
         if text.is_empty() {
             return list.into();
         }
+        let mut length = 0;
         for element in text.split(|byte| separators.contains(byte)) {
             let expansions = self.expand(of, element);
             let last = expansions.len().saturating_sub(1);
             for (index, mut directory) in expansions.into_iter().enumerate() {
+                // What is too long to be opened stays so.
+                directory.truncate(MAXIMUM_PATH);
                 while directory.len() > 1 && directory.ends_with(b"/") {
                     directory.pop();
                 }
                 let directory = PathBuf::from(OsString::from_vec(directory));
                 if !list.iter().any(|element| element.directory.as_os_str() == directory.as_os_str()) {
+                    length += directory.as_os_str().len();
                     list.push(Element { directory, variant: index < last });
                 }
             }
         }
+        // A list of nothing but `$ORIGIN` in a deep directory grows to megabytes for each object.
+        self.look_ups += length / LENGTH_OF_A_LOOK_UP;
         list.into()
     }
 
-    fn split_library_path(&self) -> Rc<[Element]> {
-        let Some(text) = &self.search.environment.library_path else { return Rc::new([]) };
+    fn split_library_path(&mut self) -> Rc<[Element]> {
+        let Some(text) = self.search.environment.library_path.clone() else { return Rc::new([]) };
         match self.loader.kind {
             LoaderKind::Glibc => self.split(0, text.as_bytes(), b":;"),
             LoaderKind::Musl => super::musl::split(text.as_bytes()),
