@@ -186,7 +186,9 @@ fn lib_token(first: &Path, whole: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
 
 /// The release in glibc's `ld.so (…) stable release version 2.36.`
 fn version(strings: &[&[u8]]) -> Option<(u32, u32)> {
-    strings.iter().find_map(|string| {
+    const WORDS: &[u8] = b" release version ";
+    let has_words = |string: &&&[u8]| string.windows(WORDS.len()).any(|window| window == WORDS);
+    strings.iter().filter(has_words).find_map(|string| {
         let text = std::str::from_utf8(string).ok()?;
         let (_, version) = text.split_once(" release version ")?;
         let mut parts = version.split(|c: char| !c.is_ascii_digit());

@@ -287,8 +287,10 @@ pub struct Search<'r> {
     /// What is at a path, as bytes: comparing components is slow.
     candidates: HashMap<OsString, Candidate>,
     directories: HashMap<(OsString, bool), Rc<Directory>>,
-    /// What the cache and the default directories answer, which is alike for all programs.
-    shared: HashMap<(usize, Architecture, bool, u32), Rc<Shared>>,
+    /// What the cache and the default directories answer, which is alike for all programs of a loader:
+    /// by its kind of question, then by name.
+    questions: HashMap<(usize, Architecture, bool), usize>,
+    shared: Vec<Vec<Option<Rc<Shared>>>>,
     loaders: HashMap<PathBuf, Result<Rc<Loader>, RootError>>,
     caches: HashMap<PathBuf, Rc<Cache>>,
     customary: HashMap<Architecture, Option<PathBuf>>,
@@ -310,7 +312,8 @@ impl<'r> Search<'r> {
             files: Files::default(),
             candidates: HashMap::new(),
             directories: HashMap::new(),
-            shared: HashMap::new(),
+            questions: HashMap::new(),
+            shared: Vec::new(),
             loaders: HashMap::new(),
             caches: HashMap::new(),
             customary: HashMap::new(),

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use serde::Serialize;
 
@@ -141,7 +142,9 @@ impl<'r> Look<'r> {
     pub fn paths(&mut self, programs: &[impl AsRef<OsStr>]) -> Paths {
         let root = self.search.root();
         let mut found: HashSet<OsString> = HashSet::new();
-        let mut seen: HashSet<OsString> = HashSet::new();
+        // Paths that are one allocation need one look; others are merely looked at again.
+        let mut seen: HashSet<*const u8> = HashSet::new();
+        let mut kept: Vec<Rc<Path>> = Vec::new();
         let mut broken = false;
         for name in programs {
             let mut pending = vec![self.program(name.as_ref(), 0)];
@@ -154,9 +157,9 @@ impl<'r> Look<'r> {
                         broken |= is_broken(&resolution);
                         for edge in &resolution.edges {
                             if let Outcome::Found { path: Some(path), .. } = &edge.outcome
-                                && !seen.contains(path.as_os_str())
+                                && seen.insert(Rc::as_ptr(path).cast())
                             {
-                                seen.insert(path.as_os_str().to_owned());
+                                kept.push(path.clone());
                                 found.extend(self.search.real(path).map(PathBuf::into_os_string));
                             }
                         }

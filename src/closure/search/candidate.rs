@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use super::super::elf::{self, Architecture, Defect, Malformed, Object};
 use super::super::loader::{Loader, LoaderKind};
 use super::super::root::{FileKind, Opened};
+use super::names::{NameId, Names};
 use super::{Identity, Search};
 
 /// Directories below one `glibc-hwcaps`.
@@ -26,9 +27,27 @@ pub struct FileId(u32);
 #[derive(Debug, Default)]
 pub struct Files {
     ids: HashMap<Identity, FileId>,
-    files: Vec<(Identity, Result<Rc<Object>, Malformed>)>,
-    /// By file: the namespace in which it was last loaded, and as which object.
-    loaded: Vec<(u32, u32)>,
+    files: Vec<Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    identity: Identity,
+    object: Result<Rc<Object>, Malformed>,
+    /// The namespace in which it was last loaded, and as which object.
+    loaded: (u32, u32),
+    asks: Option<Rc<Asks>>,
+}
+
+/// The names in an object, as numbers: programs share their libraries.
+#[derive(Debug)]
+pub struct Asks {
+    /// [`Names::generation`] of the numbers.
+    generation: u32,
+    pub needed: Box<[NameId]>,
+    pub soname: Option<NameId>,
+    /// Of whom it needs versions.
+    pub versions: Box<[NameId]>,
 }
 
 impl Files {
@@ -36,28 +55,44 @@ impl Files {
     pub fn learn(&mut self, identity: Identity, file: &File) -> FileId {
         *self.ids.entry(identity).or_insert_with(|| {
             let id = FileId(self.files.len() as u32);
-            self.files.push((identity, elf::parse(file).map(Rc::new)));
-            self.loaded.push((0, 0));
+            let object = elf::parse(file).map(Rc::new);
+            self.files.push(Known { identity, object, loaded: (0, 0), asks: None });
             id
         })
     }
 
     pub fn identity(&self, id: FileId) -> Identity {
-        self.files[id.0 as usize].0
+        self.files[id.0 as usize].identity
     }
 
     pub fn object(&self, id: FileId) -> &Result<Rc<Object>, Malformed> {
-        &self.files[id.0 as usize].1
+        &self.files[id.0 as usize].object
     }
 
     /// As which object a file is loaded.
     pub fn loaded(&self, namespace: u32, id: FileId) -> Option<usize> {
-        let (known, object) = self.loaded[id.0 as usize];
+        let (known, object) = self.files[id.0 as usize].loaded;
         (known == namespace).then_some(object as usize)
     }
 
     pub fn load(&mut self, namespace: u32, id: FileId, object: usize) {
-        self.loaded[id.0 as usize] = (namespace, object as u32);
+        self.files[id.0 as usize].loaded = (namespace, object as u32);
+    }
+
+    /// The names in a sound object.
+    pub fn asks(&mut self, id: FileId, object: &Object, names: &mut Names) -> Rc<Asks> {
+        let known = &mut self.files[id.0 as usize];
+        if let Some(asks) = known.asks.as_ref().filter(|asks| asks.generation == names.generation()) {
+            return asks.clone();
+        }
+        let asks = Rc::new(Asks {
+            generation: names.generation(),
+            needed: object.needed.iter().map(|name| names.id(name)).collect(),
+            soname: object.soname.as_deref().map(|name| names.id(name)),
+            versions: object.version_needs.iter().map(|need| names.id(&need.file)).collect(),
+        });
+        known.asks = Some(asks.clone());
+        asks
     }
 }
 

@@ -5,10 +5,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::Rc;
 
+use super::super::elf::Architecture;
 use super::super::ldcache::{self, Hardware};
-use super::Via;
+use super::super::loader::Loader;
 use super::candidate::{Accepted, Element};
+use super::names::NameId;
 use super::run::{Hit, Run, Sight};
+use super::{Search, Via};
 
 /// What the cache and the default directories answer to a name.
 #[derive(Debug)]
@@ -17,22 +20,44 @@ pub struct Shared {
     sight: Sight,
 }
 
+impl Search<'_> {
+    /// Where the shared answers of a loader are: without and with `DF_1_NODEFLIB`.
+    pub(super) fn questions(&mut self, loader: &Rc<Loader>, architecture: Architecture) -> [usize; 2] {
+        [false, true].map(|nodeflib| {
+            // A loader is read once and kept.
+            let key = (Rc::as_ptr(loader) as usize, architecture, nodeflib);
+            *self.questions.entry(key).or_insert_with(|| {
+                self.shared.push(Vec::new());
+                self.shared.len() - 1
+            })
+        })
+    }
+}
+
 impl Run<'_, '_> {
-    /// Looks for a name that no loaded object answers to. There is more than one text of it where it
-    /// holds `$PLATFORM`: the last is for every processor.
-    pub fn find_glibc(&mut self, from: usize, names: &[Vec<u8>], sight: &mut Sight) -> Option<Hit> {
+    /// Looks for a name with a slash or a token. There is more than one text of it where it holds
+    /// `$PLATFORM`: the last is for every processor.
+    pub fn find_special(&mut self, from: usize, names: &[Vec<u8>], sight: &mut Sight) -> Option<Hit> {
         let (last, variants) = names.split_last()?;
-        if names.iter().any(|name| name.contains(&b'/')) {
-            for name in variants {
-                match self.open_path(Path::new(OsStr::from_bytes(name))) {
-                    Some(Hit::File(path, file, via)) => sight.variants.push((path, file, via)),
-                    Some(malformed) => return Some(malformed),
-                    None => {}
-                }
-            }
-            return self.open_path(Path::new(OsStr::from_bytes(last)));
-        }
         let name = OsStr::from_bytes(last);
+        if !names.iter().any(|name| name.contains(&b'/')) {
+            let name = self.search.names.id(name);
+            return self.find_glibc(from, name, sight);
+        }
+        for name in variants {
+            match self.open_path(Path::new(OsStr::from_bytes(name))) {
+                Some(Hit::File(path, file, via)) => sight.variants.push((path, file, via)),
+                Some(malformed) => return Some(malformed),
+                None => {}
+            }
+        }
+        self.open_path(Path::new(name))
+    }
+
+    /// Looks for a name that no loaded object answers to.
+    pub fn find_glibc(&mut self, from: usize, id: NameId, sight: &mut Sight) -> Option<Hit> {
+        let name = self.search.names.text(id).clone();
+        let name = &*name;
         let requester = self.resolution.objects[from].object.clone();
         if requester.runpath.is_none() {
             // The requester's RPATH, that of whom it was loaded for, and so on up to the program.
@@ -59,7 +84,7 @@ impl Run<'_, '_> {
                 return Some(hit);
             }
         }
-        let shared = self.shared(name, requester.is_nodeflib());
+        let shared = self.shared(id, name, requester.is_nodeflib());
         sight.searched.extend(shared.sight.searched.iter().cloned());
         sight.variants.extend(shared.sight.variants.iter().cloned());
         shared.hit.clone()
@@ -78,11 +103,9 @@ impl Run<'_, '_> {
         list
     }
 
-    fn shared(&mut self, name: &OsStr, nodeflib: bool) -> Rc<Shared> {
-        let number = self.search.names.number(name);
-        // A loader is read once and kept.
-        let key = (Rc::as_ptr(&self.loader) as usize, self.architecture, nodeflib, number);
-        if let Some(shared) = self.search.shared.get(&key) {
+    fn shared(&mut self, id: NameId, name: &OsStr, nodeflib: bool) -> Rc<Shared> {
+        let question = self.questions[usize::from(nodeflib)];
+        if let Some(Some(shared)) = self.search.shared[question].get(id.index()) {
             return shared.clone();
         }
         let mut sight = Sight::default();
@@ -94,7 +117,11 @@ impl Run<'_, '_> {
             hit = self.find_in(&directories, name, &Via::Default, &mut sight);
         }
         let shared = Rc::new(Shared { hit, sight });
-        self.search.shared.insert(key, shared.clone());
+        let answers = &mut self.search.shared[question];
+        if answers.len() <= id.index() {
+            answers.resize(id.index() + 1, None);
+        }
+        answers[id.index()] = Some(shared.clone());
         shared
     }
 

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use super::super::token;
 use super::Via;
 use super::candidate::Element;
+use super::names::NameId;
 use super::run::{Hit, Run, Sight};
 
 /// The names that musl's loader itself has, whatever follows.
@@ -16,15 +17,16 @@ const RESERVED: [&[u8]; 7] = [b"c.", b"pthread.", b"rt.", b"m.", b"dl.", b"util.
 impl Run<'_, '_> {
     /// A loaded object that answers to `name`: by the file name that it was found under, or because it
     /// is the loader.
-    pub fn loaded_musl(&mut self, name: &OsStr) -> Option<usize> {
+    pub fn loaded_musl(&mut self, id: NameId) -> Option<usize> {
+        let name = self.search.names.text(id).clone();
         let bytes = name.as_bytes();
         let reserved = bytes
             .strip_prefix(b"lib")
             .is_some_and(|rest| RESERVED.iter().any(|library| rest.starts_with(library)));
-        if reserved {
+        if reserved || bytes == self.loader.path.as_os_str().as_bytes() {
             return self.resolution.objects.iter().position(|loaded| loaded.is_loader);
         }
-        self.answer(name)
+        self.answer(&name)
     }
 
     /// Looks for a name that no loaded object answers to; `searcher` has the first path list.

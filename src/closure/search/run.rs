@@ -9,7 +9,8 @@ use std::rc::Rc;
 use super::super::elf::{Architecture, Defect, Object, Priority};
 use super::super::loader::{Loader, LoaderKind};
 use super::super::token::{self, Tokens};
-use super::candidate::{Accepted, Candidate, Directory, Element, FileId};
+use super::candidate::{Accepted, Asks, Candidate, Directory, Element, FileId};
+use super::names::{Form, NameId};
 use super::{
     Dependency, Edge, Loaded, MAXIMUM_LOOK_UPS, MAXIMUM_OBJECTS, MAXIMUM_REQUESTS, Outcome, Resolution,
     Search, SearchError, Via, versions,
@@ -77,6 +78,8 @@ pub struct Run<'s, 'r> {
     /// Whose names and files count: an audit library has its own.
     namespace: u32,
     look_ups: usize,
+    /// Which of the search's shared answers are its own, without and with `DF_1_NODEFLIB`.
+    pub questions: [usize; 2],
 }
 
 impl<'s, 'r> Run<'s, 'r> {
@@ -88,14 +91,16 @@ impl<'s, 'r> Run<'s, 'r> {
         main: Rc<Object>,
     ) -> Run<'s, 'r> {
         if search.names.len() > MAXIMUM_NAMES {
-            search.names = super::Names::default();
-            search.shared.clear();
+            search.names.clear();
+            search.shared.iter_mut().for_each(Vec::clear);
         }
         let namespace = search.names.namespace();
         resolution.objects[0].searcher = has_list(loader.kind, &main).then_some(0);
         let architecture = main.architecture;
         let library_path = Rc::new([]);
-        let mut run = Run { search, resolution, loader, architecture, library_path, namespace, look_ups: 0 };
+        let questions = search.questions(&loader, architecture);
+        let mut run =
+            Run { search, resolution, loader, architecture, library_path, namespace, look_ups: 0, questions };
         run.library_path = run.split_library_path();
         run
     }
@@ -125,7 +130,7 @@ impl<'s, 'r> Run<'s, 'r> {
         }
         self.load_features()?;
         if self.loader.kind == LoaderKind::Glibc {
-            self.resolution.mismatches = versions::mismatches(&self.resolution, &mut self.search.fitting);
+            self.resolution.mismatches = versions::mismatches(self.search, &self.resolution);
         }
         Ok(())
     }
@@ -142,7 +147,6 @@ impl<'s, 'r> Run<'s, 'r> {
         loaded.searcher = self.resolution.objects[0].searcher;
         self.resolution.objects.push(loaded);
         self.search.files.load(self.namespace, file, at);
-        self.learn(at, path.as_os_str());
         match self.loader.kind {
             LoaderKind::Glibc => self.learn_soname(at),
             LoaderKind::Musl => self.learn(at, OsStr::new("libc.so")),
@@ -163,8 +167,9 @@ impl<'s, 'r> Run<'s, 'r> {
         while let Some(from) = queue.pop_front() {
             let object = self.resolution.objects[from].object.clone();
             let start = self.resolution.edges.len();
-            for name in &object.needed {
-                queue.extend(self.request(from, name, Dependency::Needed)?);
+            let asks = self.asks(from);
+            for name in &asks.needed {
+                queue.extend(self.request_id(from, *name, Dependency::Needed)?);
             }
             if self.loader.kind == LoaderKind::Glibc && !object.filters.is_empty() {
                 self.load_filters(from, &object, &mut queue)?;
@@ -239,6 +244,7 @@ impl<'s, 'r> Run<'s, 'r> {
                 }
                 // The first that is there; when none is, the last says so.
                 for (number, soname) in feature.sonames.iter().enumerate() {
+                    let soname = self.search.names.id(soname);
                     let answer = self.look(request, soname)?;
                     if answer.is_available() || number + 1 == feature.sonames.len() {
                         let new = self.enter(request, soname, answer);
@@ -251,8 +257,18 @@ impl<'s, 'r> Run<'s, 'r> {
         Ok(())
     }
 
+    fn asks(&mut self, of: usize) -> Rc<Asks> {
+        let Loaded { file, object, .. } = &self.resolution.objects[of];
+        self.search.files.asks(*file, object, &mut self.search.names)
+    }
+
     /// Looks for one name; gives the objects that are new by it.
     fn request(&mut self, from: usize, name: &OsStr, kind: Dependency) -> Result<Vec<usize>, SearchError> {
+        let name = self.search.names.id(name);
+        self.request_id(from, name, kind)
+    }
+
+    fn request_id(&mut self, from: usize, name: NameId, kind: Dependency) -> Result<Vec<usize>, SearchError> {
         let request = Request { from, dependency: kind, feature: None };
         let answer = self.look(request, name)?;
         let again = matches!(answer, Answer::Loaded(_)) && self.resolution.objects[from].variant;
@@ -265,7 +281,7 @@ impl<'s, 'r> Run<'s, 'r> {
 
     /// Where only some processors load the requester, they may not have loaded what answers to the name
     /// on others: what they would find is found as well.
-    fn request_variant(&mut self, request: Request, name: &OsStr) -> Result<Vec<usize>, SearchError> {
+    fn request_variant(&mut self, request: Request, name: NameId) -> Result<Vec<usize>, SearchError> {
         match self.look_afresh(request, name)? {
             Answer::Searched(Some(Hit::File(path, file, via)), sight)
                 if self.search.files.loaded(self.namespace, file).is_none() =>
@@ -277,23 +293,18 @@ impl<'s, 'r> Run<'s, 'r> {
         }
     }
 
-    fn look(&mut self, request: Request, name: &OsStr) -> Result<Answer, SearchError> {
+    fn look(&mut self, request: Request, name: NameId) -> Result<Answer, SearchError> {
         if self.resolution.objects.len() > MAXIMUM_OBJECTS {
             return Err(SearchError::TooManyObjects);
         }
         if self.resolution.edges.len() > MAXIMUM_REQUESTS {
             return Err(SearchError::TooManyRequests);
         }
-        if matches!(name.as_bytes(), b"linux-vdso.so.1" | b"linux-gate.so.1") {
-            return Ok(Answer::Kernel);
-        }
-        let loaded = match self.loader.kind {
-            LoaderKind::Glibc if name.as_bytes().contains(&b'$') => {
-                let names = self.expand(request.from, name.as_bytes());
-                names.iter().find_map(|name| self.answer(OsStr::from_bytes(name)))
-            }
-            LoaderKind::Glibc => self.answer(name),
-            LoaderKind::Musl => self.loaded_musl(name),
+        let loaded = match (self.search.names.form(name), self.loader.kind) {
+            (Form::Kernel, _) => return Ok(Answer::Kernel),
+            (Form::Plain, LoaderKind::Glibc) => self.search.names.answer(self.namespace, name),
+            (Form::Special, LoaderKind::Glibc) => self.loaded_special(request.from, name),
+            (_, LoaderKind::Musl) => self.loaded_musl(name),
         };
         match loaded {
             Some(object) => Ok(Answer::Loaded(object)),
@@ -301,21 +312,24 @@ impl<'s, 'r> Run<'s, 'r> {
         }
     }
 
-    fn look_afresh(&mut self, request: Request, name: &OsStr) -> Result<Answer, SearchError> {
+    fn look_afresh(&mut self, request: Request, name: NameId) -> Result<Answer, SearchError> {
         let mut sight = Sight::default();
-        let hit = match self.loader.kind {
-            LoaderKind::Glibc => {
-                let names = self.expand(request.from, name.as_bytes());
-                self.find_glibc(request.from, &names, &mut sight)
+        let hit = match (self.search.names.form(name), self.loader.kind) {
+            (Form::Special, LoaderKind::Glibc) => {
+                let text = self.search.names.text(name).clone();
+                let names = self.expand(request.from, text.as_bytes());
+                self.find_special(request.from, &names, &mut sight)
             }
-            LoaderKind::Musl => {
+            (_, LoaderKind::Glibc) => self.find_glibc(request.from, name, &mut sight),
+            (_, LoaderKind::Musl) => {
                 // Only what an object needs is looked for along its own path.
                 let searcher = match request.dependency {
                     Dependency::Preload => None,
                     Dependency::Dlopen | Dependency::Note(_) => self.resolution.objects[0].searcher,
                     _ => self.resolution.objects[request.from].searcher,
                 };
-                self.find_musl(searcher, name, &mut sight)
+                let text = self.search.names.text(name).clone();
+                self.find_musl(searcher, &text, &mut sight)
             }
         };
         if self.look_ups > MAXIMUM_LOOK_UPS {
@@ -324,14 +338,26 @@ impl<'s, 'r> Run<'s, 'r> {
         Ok(Answer::Searched(hit, sight))
     }
 
+    /// An object that answers to a name with a slash or a token: by that name, or by its path.
+    fn loaded_special(&mut self, from: usize, name: NameId) -> Option<usize> {
+        let text = self.search.names.text(name).clone();
+        let names = self.expand(from, text.as_bytes());
+        names.iter().find_map(|name| {
+            let name = OsStr::from_bytes(name);
+            self.answer(name).or_else(|| {
+                let is_it = |loaded: &Loaded| !loaded.variant && loaded.path.as_os_str() == name;
+                self.resolution.objects.iter().skip(1).position(is_it).map(|at| at + 1)
+            })
+        })
+    }
+
     fn record(&mut self, request: Request, name: Rc<OsStr>, outcome: Outcome) {
         let Request { from, dependency, feature } = request;
         self.resolution.edges.push(Edge { from, dependency, name, feature, outcome });
     }
 
-    fn enter(&mut self, request: Request, name: &OsStr, answer: Answer) -> Vec<usize> {
-        let number = self.search.names.number(name);
-        let name = self.search.names.name(number);
+    fn enter(&mut self, request: Request, id: NameId, answer: Answer) -> Vec<usize> {
+        let name = self.search.names.text(id).clone();
         let (hit, sight) = match answer {
             Answer::Kernel => return Vec::new(),
             Answer::Loaded(object) => {
@@ -388,25 +414,22 @@ impl<'s, 'r> Run<'s, 'r> {
                 new.push(at);
             }
             let variant = index > 0 || self.resolution.objects[at].variant;
-            self.learn_names(at, &name, &path, variant);
+            self.learn_names(at, id, variant);
             let outcome = Outcome::Found { object: at, path: Some(path), via, first: loaded.is_none() };
             self.record(request, name.clone(), outcome);
         }
         new
     }
 
-    fn learn_names(&mut self, at: usize, name: &OsStr, path: &Path, variant: bool) {
+    fn learn_names(&mut self, at: usize, name: NameId, variant: bool) {
         match self.loader.kind {
             _ if variant => {}
             LoaderKind::Glibc => {
-                self.learn(at, name);
-                if name.as_bytes() != path.as_os_str().as_bytes() {
-                    self.learn(at, path.as_os_str());
-                }
+                self.search.names.learn(self.namespace, name, at);
                 self.learn_soname(at);
             }
             // A path that was asked for as such gives no name.
-            LoaderKind::Musl if name.as_bytes().contains(&b'/') => {}
+            LoaderKind::Musl if self.search.names.text(name).as_bytes().contains(&b'/') => {}
             LoaderKind::Musl if !self.resolution.objects[at].named => {
                 self.resolution.objects[at].named = true;
                 let path = self.resolution.objects[at].path.clone();
@@ -417,22 +440,20 @@ impl<'s, 'r> Run<'s, 'r> {
     }
 
     fn learn(&mut self, at: usize, name: &OsStr) {
-        let number = self.search.names.number(name);
-        self.search.names.learn(self.namespace, number, at);
+        let name = self.search.names.id(name);
+        self.search.names.learn(self.namespace, name, at);
     }
 
     fn learn_soname(&mut self, at: usize) {
-        if self.loader.kind == LoaderKind::Glibc
-            && let Some(soname) = self.resolution.objects[at].object.clone().soname.as_deref()
-        {
-            self.learn(at, soname);
+        if let Some(soname) = self.asks(at).soname {
+            self.search.names.learn(self.namespace, soname, at);
         }
     }
 
     /// An object that answers to `name`: by a name that it was asked for, or by its SONAME.
     pub fn answer(&mut self, name: &OsStr) -> Option<usize> {
-        let number = self.search.names.number(name);
-        self.search.names.answer(self.namespace, number)
+        let name = self.search.names.id(name);
+        self.search.names.answer(self.namespace, name)
     }
 
     /// The directory that `$ORIGIN` stands for: of the path as it was found, links not resolved.

@@ -3,10 +3,10 @@
 //! Source: glibc's elf/dl-version.c. musl starts a program whatever the versions.
 
 use std::ffi::OsString;
+use std::rc::Rc;
 
 use super::super::elf::{Object, Version};
-use super::{FileId, Outcome, Resolution};
-use std::collections::HashSet;
+use super::{Outcome, Resolution, Search};
 
 /// A library that is not of the version that is needed: glibc does not start such a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,20 +19,20 @@ pub struct VersionMismatch {
     pub version: OsString,
 }
 
-/// Every mismatch; pairs that fit are remembered in `fitting`, for programs share their libraries.
-pub fn mismatches(
-    resolution: &Resolution,
-    fitting: &mut HashSet<(FileId, usize, FileId)>,
-) -> Vec<VersionMismatch> {
+/// Every mismatch of a program; pairs that fit are remembered, for programs share their libraries.
+pub fn mismatches(search: &mut Search<'_>, resolution: &Resolution) -> Vec<VersionMismatch> {
     let mut out = Vec::new();
     for (by, loaded) in resolution.objects.iter().enumerate() {
-        for (index, need) in loaded.object.version_needs.iter().enumerate() {
+        let asks = search.files.asks(loaded.file, &loaded.object, &mut search.names);
+        for (index, (need, file)) in loaded.object.version_needs.iter().zip(&asks.versions).enumerate() {
+            // Equal names are one allocation.
+            let file = search.names.text(*file);
             let edges = &resolution.edges[loaded.requests.clone()];
-            for edge in edges.iter().filter(|edge| *edge.name == *need.file) {
+            for edge in edges.iter().filter(|edge| Rc::ptr_eq(&edge.name, file)) {
                 let Outcome::Found { object: of, .. } = edge.outcome else { continue };
                 let library = &resolution.objects[of];
                 let pair = (loaded.file, index, library.file);
-                if fitting.contains(&pair) {
+                if search.fitting.contains(&pair) {
                     continue;
                 }
                 let before = out.len();
@@ -40,7 +40,7 @@ pub fn mismatches(
                     out.push(VersionMismatch { by, of, version: version.name.clone() });
                 }
                 if out.len() == before {
-                    fitting.insert(pair);
+                    search.fitting.insert(pair);
                 }
             }
         }
