@@ -188,3 +188,76 @@ fn absolute_links_stay_in_the_root() {
         &["liba.so => /l/liba.so", "libb.so => /l/sub/libb.so"],
     );
 }
+
+#[test]
+fn a_library_that_is_asked_for_by_two_names_is_in_the_jail_by_both() {
+    let busybox = Path::new("/usr/bin/busybox");
+    if !need::need("busybox", busybox.exists(), &[]) {
+        return;
+    }
+    let Some(b) = Battery::new("names") else { return };
+    let tree = b.directory.join("tree");
+    std::fs::copy(LOADER, b.path(&format!("tree{LOADER}"))).unwrap();
+    std::fs::copy(busybox, b.path("tree/bin/busybox")).unwrap();
+    // One file, two names; the loader opens it once and would not tell of the second.
+    b.library("tree/o/liba.so.1.2", &[], &["nameless"]);
+    symlink("liba.so.1.2", b.path("tree/o/liba.so")).unwrap();
+    symlink("liba.so", b.path("tree/o/libalias.so")).unwrap();
+    b.link("tree/bin/program", &["liba.so", "libalias.so"], &[runpath(), rpath_to!("/o")]);
+    let spec = b.path("spec.toml");
+    std::fs::write(&spec, "[rootfs]\nprograms = [\"/bin/program\", \"/bin/busybox\"]\n").unwrap();
+    let binary = std::env::var_os("JAILMK_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_jailmk").into());
+    let out = b.directory.join("out");
+    let output = Command::new(binary)
+        .args(["build", "--trust-spec", "--from"])
+        .args([&tree, Path::new("--output"), &out, &spec])
+        .env("JAILMK_STATE", b.directory.join("state"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    for name in ["liba.so", "libalias.so"] {
+        let link = std::fs::symlink_metadata(out.join("o").join(name)).unwrap();
+        assert!(link.is_symlink() && out.join("o").join(name).exists(), "{name}");
+    }
+    if need::need_root() {
+        let traced = Command::new("/usr/sbin/chroot")
+            .arg(&out)
+            .args(["/bin/busybox", "env", "-i", "LD_TRACE_LOADED_OBJECTS=1", "/bin/program"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(traced.stdout).unwrap();
+        assert!(text.contains("liba.so") && !text.contains("not found"), "{text}");
+    }
+}
+
+#[test]
+fn variables_that_the_spec_sets_count_and_the_hosts_preload_does_not() {
+    let Some(b) = Battery::new("variables") else { return };
+    std::fs::copy(LOADER, b.path(&format!("tree{LOADER}"))).unwrap();
+    b.library("tree/e/liba.so", &[], &[]);
+    b.library("tree/e/libp.so", &[], &[]);
+    b.link("tree/bin/program", &["liba.so"], &[]);
+    std::fs::write(b.path("tree/etc/ld.so.preload"), "/e/libhost.so\n").unwrap();
+    std::fs::write(b.path("tree/etc/other"), "").unwrap();
+    let spec = b.path("spec.toml");
+    let binary = std::env::var_os("JAILMK_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_jailmk").into());
+    let build = |text: &str| {
+        std::fs::write(&spec, text).unwrap();
+        let mut build = Command::new(&binary);
+        build.args(["build", "--dry-run", "--trust-spec", "--from"]).arg(b.directory.join("tree"));
+        build.arg("--output").arg(b.directory.join("out")).arg(&spec).env("LD_LIBRARY_PATH", "/e");
+        build.output().unwrap()
+    };
+    let rootfs = "[rootfs]\nprograms = [\"/bin/program\"]\nfiles = [\"/etc/**\"]\n";
+    assert!(!build(rootfs).status.success(), "the caller's own variable does not count");
+    let set = "[process.env]\nLD_LIBRARY_PATH = \"/e\"\nLD_PRELOAD = \"libp.so\"\n";
+    let output = build(&format!("{rootfs}{set}"));
+    let (lock, talk) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(output.status.success(), "{talk}");
+    for (path, there) in
+        [("/e/liba.so", true), ("/e/libp.so", true), ("/etc/other", true), ("ld.so.preload", false)]
+    {
+        assert_eq!(lock.contains(path), there, "{path} in {lock}");
+    }
+    assert!(talk.contains("/etc/ld.so.preload is left out"), "{talk}");
+}

@@ -397,6 +397,9 @@ impl<'r> Search<'r> {
     ) -> Result<Resolution, SearchError> {
         let object = self.files.object(file).clone()?;
         let mut resolution = Resolution::default();
+        // Of most programs that is enough.
+        resolution.objects.reserve(16);
+        resolution.edges.reserve(32);
         resolution.objects.push(Loaded::main(real, self.files.identity(file), file, object.clone()));
         if (object.split_debug && !object.dynamic) || object.is_static() {
             return Ok(resolution);

@@ -188,23 +188,22 @@ impl<'r> Look<'r> {
             content: Err("it is not found".to_owned()),
         };
         let Some(path) = path else { return program };
-        program.content = match self.search.root().resolve(&path) {
-            Ok(resolved) => {
+        program.content = match self.search.root().open_real(&path) {
+            Ok((real, opened)) => {
                 program.path = Some(path);
-                let content = self.content(&resolved.real, depth);
-                program.real = Some(resolved.real);
+                let content = self.content(&real, opened, depth);
+                program.real = Some(real);
                 content
             }
-            Err(error) => Err(error.errno.to_string()),
+            Err(errno) => Err(errno.to_string()),
         };
         program
     }
 
-    fn content(&mut self, real: &Path, depth: usize) -> Result<Content, String> {
-        let (file, stat) = match self.search.root().open_file(real) {
-            Ok(Opened::Regular(file, stat)) => (file, stat),
-            Ok(Opened::Other(kind)) => return Err(format!("it is {}", kind.name())),
-            Err(errno) => return Err(errno.to_string()),
+    fn content(&mut self, real: &Path, opened: Opened, depth: usize) -> Result<Content, String> {
+        let (file, stat) = match opened {
+            Opened::Regular(file, stat) => (file, stat),
+            Opened::Other(kind) => return Err(format!("it is {}", kind.name())),
         };
         let error = match self.search.resolve_open(real, &file, (stat.st_dev, stat.st_ino)) {
             Ok(resolution) => return Ok(Content::Elf(resolution)),
