@@ -36,7 +36,11 @@ impl Place {
         if !need::need("a glibc loader for x86-64", Path::new(LOADER).exists(), &[]) {
             return None;
         }
-        let path = std::env::temp_dir().join(format!("jailmk-hostile-{name}-{}", std::process::id()));
+        // In memory where that can be, for there are tens of thousands of files.
+        let shared = Path::new("/dev/shm");
+        let writable = nix::unistd::access(shared, nix::unistd::AccessFlags::W_OK).is_ok();
+        let base = if writable { shared.to_owned() } else { std::env::temp_dir() };
+        let path = base.join(format!("jailmk-hostile-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path).unwrap();
         Some(Place(std::fs::canonicalize(path).unwrap()))
