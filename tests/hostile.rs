@@ -324,3 +324,23 @@ fn scripts_that_run_each_other_end() {
     let (status, text) = tree(&[first.as_os_str()]);
     assert!(status == Some(1) && text.contains("more than 5 deep"), "{text}");
 }
+
+#[test]
+fn a_script_whose_arguments_are_cut_off_runs_as_the_kernel_runs_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = std::env::temp_dir().join(format!("jailmk-hostile-line-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    for (name, line, runs) in [
+        ("arguments", format!("#!/bin/echo {}", "a".repeat(300)), true),
+        ("name", format!("#!/bin/{}echo", "./".repeat(150)), false),
+    ] {
+        let path = directory.join(name);
+        std::fs::write(&path, line + "\n").unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        let kernel = Command::new(&path).output();
+        assert_eq!(kernel.is_ok(), runs, "{name}: {kernel:?}");
+        let (status, text) = tree(&[path.as_os_str()]);
+        assert_eq!(status == Some(0), runs, "{name}: {text}");
+    }
+    std::fs::remove_dir_all(directory).unwrap();
+}

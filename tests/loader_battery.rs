@@ -598,13 +598,18 @@ fn the_size_of_the_string_table_counts_for_nothing() {
     }
 }
 
-/// Sets the value of a tag in the dynamic table, which lies at p_offset of its segment.
-fn patch_tag(b: &Battery, file: &Path, tag: u64, value: u64) {
+/// Where a tag's entry is in the dynamic table, which lies at p_offset of its segment, and its value.
+fn dynamic_entry(b: &Battery, file: &Path, tag: u64) -> (usize, u64) {
     let bytes = std::fs::read(file).unwrap();
     let header = b.program_header(file, 2);
     let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
     let (start, size) = (number(header + 8) as usize, number(header + 32) as usize);
     let at = (start..start + size).step_by(16).find(|at| number(*at) == tag).unwrap();
+    (at, number(at + 8))
+}
+
+fn patch_tag(b: &Battery, file: &Path, tag: u64, value: u64) {
+    let (at, _) = dynamic_entry(b, file, tag);
     b.patch(file, at + 8, &value.to_le_bytes());
 }
 
@@ -613,11 +618,13 @@ fn the_last_of_two_runpaths_counts() {
     agree("49", true, |b| {
         b.library("l/liba.so", &[], &[]);
         b.library("m/liba.so", &[], &[]);
-        // DT_RPATH and DT_SYMTAB (needless here) are turned into further DT_RUNPATH.
-        let program = b.program(&["liba.so"], &[runpath(), rpath_to!("$ORIGIN/../l")]);
-        let bytes = std::fs::read(&program).unwrap();
-        let at = bytes.windows(12).position(|window| window == b"$ORIGIN/../l").unwrap();
-        b.patch(&program, at + 11, b"m");
+        let program = b.program(&["liba.so"], &[runpath(), rpath_to!("$ORIGIN/../l:$ORIGIN/../m")]);
+        // DT_DEBUG, which stands behind DT_RUNPATH, becomes another one: the second half of the list.
+        let (_, value) = dynamic_entry(b, &program, 29);
+        let (at, _) = dynamic_entry(b, &program, 21);
+        b.patch(&program, at, &29u64.to_le_bytes());
+        b.patch(&program, at + 8, &(value + "$ORIGIN/../l:".len() as u64).to_le_bytes());
+        assert_eq!(b.found(&program), ["m/liba.so"]);
         program
     });
 }
@@ -677,6 +684,33 @@ fn a_library_without_a_version_that_is_needed_is_named() {
         needs_versions(b)
     };
     agree_on_versions("50c", bare, &[]);
+}
+
+fn binary() -> PathBuf {
+    std::env::var_os("JAILMK_BIN").map_or_else(|| env!("CARGO_BIN_EXE_jailmk").into(), PathBuf::from)
+}
+
+#[test]
+fn a_lacking_version_stops_the_build_of_a_program_and_not_that_of_a_file() {
+    let Some(b) = Battery::new("50d") else { return };
+    versioned(&b, "l/libv.so", "libv.so", &["V1"]);
+    let program = needs_versions(&b);
+    let tree = Command::new(binary()).arg("tree").arg(&program).output().unwrap();
+    let text = String::from_utf8(tree.stdout).unwrap();
+    assert!(tree.status.code() == Some(1) && text.contains("LACKS VERSION V2"), "{text}");
+    std::fs::copy("/lib64/ld-linux-x86-64.so.2", b.path("lib64/ld-linux-x86-64.so.2")).unwrap();
+    let spec = b.path("spec.toml");
+    let build = |rootfs: &str| {
+        std::fs::write(&spec, format!("[rootfs]\n{rootfs} = [\"/bin/program\"]\n")).unwrap();
+        let mut build = Command::new(binary());
+        build.args(["build", "--dry-run", "--trust-spec", "--from"]).arg(&b.directory);
+        let output = build.arg("--output").arg(b.path("out")).arg(&spec).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (status, talk) = build("programs");
+    assert!(status == Some(1) && talk.contains("it lacks version `V2`"), "{talk}");
+    let (status, talk) = build("files");
+    assert!(status == Some(0) && talk.contains("needs version V2 of /l/libv.so"), "{talk}");
 }
 
 #[test]
@@ -748,10 +782,8 @@ fn a_variable_of_our_own_process_changes_nothing() {
     b.library("l/liba.so", &[], &[]);
     b.library("e/liba.so", &[], &[]);
     let program = b.program(&["liba.so"], &[runpath(), rpath_to!("$ORIGIN/../l")]);
-    let binary =
-        std::env::var_os("JAILMK_BIN").map_or_else(|| env!("CARGO_BIN_EXE_jailmk").into(), PathBuf::from);
     let tree = |arguments: &[&str]| {
-        let mut command = Command::new(&binary);
+        let mut command = Command::new(binary());
         command.args(["tree", "--paths"]).args(arguments).arg(&program);
         command.env("LD_LIBRARY_PATH", b.directory.join("e"));
         String::from_utf8(command.output().unwrap().stdout).unwrap()
