@@ -121,6 +121,9 @@ struct Tree {
     /// Names looked up as `programs` of a spec are, or paths
     #[arg(required = true, value_name = "PROGRAM")]
     programs: Vec<OsString>,
+    /// Resolve as with LIST in LD_LIBRARY_PATH; the variable itself is not looked at
+    #[arg(long, value_name = "LIST")]
+    library_path: Option<OsString>,
     /// Print one host path a line
     #[arg(long, conflicts_with = "json")]
     paths: bool,

@@ -117,7 +117,7 @@ impl fmt::Display for Reason {
 /// start. What `files` and `packages` bring along is closed over as far as possible, and [`Closure::notes`]
 /// says what was not.
 pub fn resolve(spec: &Spec, root: &SourceRoot) -> Result<Closure, ClosureError> {
-    let (closure, _) = collect(spec, Collector::new(root, &spec.rootfs.exclude)?)?;
+    let (closure, _) = collect(spec, Collector::new(root, spec)?)?;
     Ok(closure)
 }
 
@@ -126,7 +126,7 @@ pub fn resolve(spec: &Spec, root: &SourceRoot) -> Result<Closure, ClosureError> 
 /// # Errors
 /// As [`resolve`].
 pub fn explain(spec: &Spec, root: &SourceRoot) -> Result<(Closure, Reasons), ClosureError> {
-    let mut collector = Collector::new(root, &spec.rootfs.exclude)?;
+    let mut collector = Collector::new(root, spec)?;
     collector.reasons = Some(Reasons::default());
     let (closure, reasons) = collect(spec, collector)?;
     Ok((closure, reasons.unwrap_or_default()))

@@ -122,6 +122,8 @@ pub struct RootfsSpec {
     pub programs: Vec<Placed<String>>,
     /// Sonames, looked up as the loader would for a dlopen.
     pub libraries: Vec<Placed<String>>,
+    /// Features of dlopen notes to follow, or with `!` in front to leave out: globs, the last holds.
+    pub dlopen: Vec<Placed<String>>,
     /// Files to copy or to write.
     pub files: Vec<Placed<FileRule>>,
     /// Globs of jail paths that `files` and `packages` leave out.

@@ -10,7 +10,7 @@ use super::collect::{Collector, find_program, is_program};
 use super::elf::{self, Defect, ReadAt};
 use super::root::{RootError, SourceRoot, jail_path};
 use super::script::{self, ScriptDefect};
-use super::search::{Dependency, Edge, Outcome, Resolution, SearchError};
+use super::search::{Dependency, Edge, Outcome, Resolution, SearchError, VersionMismatch};
 use super::{ClosureError, Node, Note, Reason};
 use crate::path::JailPath;
 use crate::spec::Position;
@@ -95,9 +95,15 @@ impl Collector<'_> {
         match self.search.resolve_open(real, file, (stat.st_dev, stat.st_ino)) {
             Ok(resolution) => {
                 let edges: Vec<&Edge> = resolution.edges.iter().collect();
-                self.enter_edges(&resolution, &edges, Some(to.clone()), demand, moved)?;
+                let main = Some(to.clone());
+                self.enter_edges(&resolution, &edges, &main, demand, moved)?;
+                self.check_versions(&resolution, resolution.mismatches.iter(), &main, demand)?;
                 for directory in &resolution.relative {
                     self.note(Note::RelativeDirectory { by: to.clone(), directory: directory.clone() });
+                }
+                for (at, defect) in resolution.note_defects() {
+                    let path = self.object_place(&resolution, at, &main);
+                    self.note(Note::DlopenNote { path, defect });
                 }
                 Ok(())
             }
@@ -119,7 +125,7 @@ impl Collector<'_> {
         &mut self,
         resolution: &Resolution,
         edges: &[&Edge],
-        main: Option<JailPath>,
+        main: &Option<JailPath>,
         demand: Demand<'_>,
         moved: Option<Moved<'_>>,
     ) -> Result<(), ClosureError> {
@@ -132,57 +138,65 @@ impl Collector<'_> {
             match (&edge.outcome, demand) {
                 (Outcome::Found { path: None, object, .. }, _) if main.is_none() => {
                     // The requester's own program is not entered, so this may be the first word of it.
-                    let reason = self.reason(resolution, edge, &main);
+                    let reason = self.reason(resolution, edge, main);
                     self.enter_object(&resolution.objects[*object].path, &reason)?;
                 }
                 (Outcome::Found { path: None, object, .. }, _) => {
-                    self.record_again(&resolution.objects[*object].path, resolution, edge, &main);
+                    self.record_again(&resolution.objects[*object].path, resolution, edge, main);
                 }
+                (Outcome::LeftOut, _) => {}
                 (Outcome::Found { path: Some(path), .. }, _) => {
                     if let Some(moved) = moved
                         && self.root.resolve(path).is_ok_and(|found| found.real.starts_with(moved.from))
                     {
                         continue;
                     }
-                    if !self.entered.contains_key(path) {
-                        let reason = self.reason(resolution, edge, &main);
+                    if !self.entered.contains_key(&**path) {
+                        let reason = self.reason(resolution, edge, main);
                         self.enter_object(path, &reason)?;
                     } else {
-                        self.record_again(path, resolution, edge, &main);
+                        self.record_again(path, resolution, edge, main);
                     }
                 }
-                (Outcome::Missing { searched }, Demand::Required(at)) if !edge.dependency.is_optional() => {
-                    return Err(ClosureError::MissingLibrary {
-                        name: edge.name.to_string_lossy().into_owned(),
-                        by: self.requester(resolution, edge, &main),
-                        at: at.clone(),
-                        searched: searched.clone(),
+                (Outcome::Missing { searched }, Demand::Required(at)) if !resolution.is_optional(edge) => {
+                    let by = self.requester(resolution, edge, main);
+                    let (at, searched) = (at.clone(), searched.clone());
+                    return Err(match resolution.feature(edge) {
+                        Some(feature) => {
+                            let feature = Box::new(feature.clone());
+                            ClosureError::MissingFeature { feature, by, at, searched }
+                        }
+                        None => {
+                            let name = edge.name.to_string_lossy().into_owned();
+                            ClosureError::MissingLibrary { name, by, at, searched }
+                        }
                     });
                 }
                 (Outcome::Missing { .. }, _) => {
-                    // A plug-in of a package comes whether or not what it needs is there: that is only
-                    // recommended, or its program has it open already.
-                    if !main.as_ref().is_some_and(is_of_a_library) {
-                        let by = self.requester(resolution, edge, &main);
-                        self.note(Note::MissingLibrary {
-                            by,
-                            name: edge.name.to_string_lossy().into_owned(),
-                        });
+                    if let Some(feature) = resolution.feature(edge) {
+                        let by = self.requester(resolution, edge, main);
+                        self.note(Note::MissingFeature { by, feature: Box::new(feature.clone()) });
+                    } else if !main.as_ref().is_some_and(is_of_a_library) {
+                        // A plug-in of a package comes whether or not what it needs is there: that is only
+                        // recommended, or its program has it open already.
+                        let by = self.requester(resolution, edge, main);
+                        let name = edge.name.to_string_lossy().into_owned();
+                        self.note(Note::MissingLibrary { by, name });
                     }
                 }
                 (Outcome::Malformed { path, defect }, Demand::Required(at))
-                    if !edge.dependency.is_optional() =>
+                    if !resolution.is_optional(edge) =>
                 {
                     return Err(ClosureError::MalformedLibrary {
-                        path: path.clone(),
-                        by: self.requester(resolution, edge, &main),
+                        path: path.to_path_buf(),
+                        by: self.requester(resolution, edge, main),
                         at: at.clone(),
                         defect: *defect,
                     });
                 }
                 (Outcome::Malformed { path, defect }, _) => {
-                    let by = self.requester(resolution, edge, &main);
-                    self.note(Note::MalformedLibrary { by, path: path.clone(), defect: *defect });
+                    let by = self.requester(resolution, edge, main);
+                    self.note(Note::MalformedLibrary { by, path: path.to_path_buf(), defect: *defect });
                 }
             }
         }
@@ -201,11 +215,36 @@ impl Collector<'_> {
         }
     }
 
+    /// A library that lacks a version keeps a program from starting as a missing one does.
+    pub fn check_versions<'m>(
+        &mut self,
+        resolution: &Resolution,
+        mismatches: impl Iterator<Item = &'m VersionMismatch>,
+        main: &Option<JailPath>,
+        demand: Demand<'_>,
+    ) -> Result<(), ClosureError> {
+        for mismatch in mismatches {
+            let version = mismatch.version.to_string_lossy().into_owned();
+            let by = self.object_place(resolution, mismatch.by, main);
+            let library = self.object_place(resolution, mismatch.of, main);
+            match demand {
+                Demand::Required(at) if !resolution.objects[mismatch.by].optional => {
+                    return Err(ClosureError::MissingVersion { version, library, by, at: at.clone() });
+                }
+                _ => self.note(Note::MissingVersion { by, library, version }),
+            }
+        }
+        Ok(())
+    }
+
     fn requester(&self, resolution: &Resolution, edge: &Edge, main: &Option<JailPath>) -> JailPath {
-        let path = &resolution.objects[edge.from].path;
-        match (edge.from, main) {
+        self.object_place(resolution, edge.from, main)
+    }
+
+    fn object_place(&self, resolution: &Resolution, object: usize, main: &Option<JailPath>) -> JailPath {
+        match (object, main) {
             (0, Some(main)) => main.clone(),
-            _ => self.place(path),
+            _ => self.place(&resolution.objects[object].path),
         }
     }
 
@@ -223,6 +262,12 @@ impl Collector<'_> {
         };
         let how = match edge.dependency {
             Dependency::Interpreter => "PT_INTERP".to_owned(),
+            Dependency::Note(priority) => {
+                let feature = resolution.feature(edge).map(|feature| feature.name.as_str());
+                let feature = crate::path::printable(feature.unwrap_or_default().as_ref()).to_string();
+                let name = crate::path::printable(&edge.name);
+                format!("dlopen note, {} {feature} {name}, {via}", priority.name())
+            }
             dependency => {
                 format!("{} {}, {via}", dependency.name(), crate::path::printable(&edge.name))
             }

@@ -17,10 +17,10 @@ use super::loader::Loader;
 use super::packages::{Packages, PackagesError};
 use super::reasons::Reasons;
 use super::root::{Opened, Resolved, RootError, SourceRoot, jail_path};
-use super::search::{Dependency, Edge, Outcome, Search};
+use super::search::{Dependency, Edge, Environment, FeatureRules, Outcome, Search};
 use super::{Closure, ClosureError, Entry, Node, Note, PROGRAM_DIRECTORIES, Reason};
 use crate::path::JailPath;
-use crate::spec::{Placed, Position};
+use crate::spec::{Placed, Position, Spec};
 
 /// Directories that the jail makes anew at each enter.
 const VIRTUAL: [&str; 4] = ["proc", "sys", "dev", "run"];
@@ -45,7 +45,8 @@ pub struct Collector<'r> {
 }
 
 impl<'r> Collector<'r> {
-    pub fn new(root: &'r SourceRoot, exclude: &[Placed<String>]) -> Result<Collector<'r>, ClosureError> {
+    pub fn new(root: &'r SourceRoot, spec: &Spec) -> Result<Collector<'r>, ClosureError> {
+        let exclude = &spec.rootfs.exclude;
         let mut excluded = GlobSetBuilder::new();
         for pattern in exclude {
             excluded.add(glob(&pattern.value, &pattern.at)?);
@@ -58,7 +59,9 @@ impl<'r> Collector<'r> {
         })?;
         Ok(Collector {
             root,
-            search: Search::new(root, None),
+            search: Search::new(root, None)
+                .with_environment(Environment::of(&spec.process.env))
+                .with_features(feature_rules(&spec.rootfs.dlopen)?),
             closure: Closure::default(),
             excluded,
             packages: None,
@@ -143,6 +146,7 @@ impl<'r> Collector<'r> {
                     self.enter_object(path, &reason)?;
                     reached.insert(*object);
                 }
+                Outcome::LeftOut => unreachable!("BUG: only features of notes are left out"),
                 Outcome::Missing { searched } => {
                     return Err(ClosureError::LibraryNotFound {
                         name: library.value.clone(),
@@ -152,7 +156,7 @@ impl<'r> Collector<'r> {
                 }
                 Outcome::Malformed { path, defect } => {
                     return Err(ClosureError::MalformedLibrary {
-                        path: path.clone(),
+                        path: path.to_path_buf(),
                         by: jail_path(&requester),
                         at: library.at.clone(),
                         defect: *defect,
@@ -160,6 +164,7 @@ impl<'r> Collector<'r> {
                 }
             }
         }
+        let required = Demand::Required(&library.at);
         // What the program itself needs is no business of the library.
         let mut edges = Vec::new();
         loop {
@@ -177,7 +182,9 @@ impl<'r> Collector<'r> {
             }
         }
         let edges: Vec<&Edge> = edges.into_iter().map(|index| &resolution.edges[index]).collect();
-        self.enter_edges(&resolution, &edges, None, Demand::Required(&library.at), None)
+        self.enter_edges(&resolution, &edges, &None, required, None)?;
+        let mismatches = resolution.mismatches.iter().filter(|mismatch| reached.contains(&mismatch.by));
+        self.check_versions(&resolution, mismatches, &None, required)
     }
 
     pub fn enter_symlink(&mut self, path: &JailPath, target: &Placed<PathBuf>) -> Result<(), ClosureError> {
@@ -391,6 +398,18 @@ impl<'r> Collector<'r> {
         }
         self.closure.notes.extend(notes);
     }
+}
+
+fn feature_rules(written: &[Placed<String>]) -> Result<FeatureRules, ClosureError> {
+    let mut rules = FeatureRules::default();
+    for Placed { value, at } in written {
+        rules.add(value).map_err(|cause| ClosureError::Pattern {
+            pattern: value.clone(),
+            at: at.clone(),
+            cause,
+        })?;
+    }
+    Ok(rules)
 }
 
 /// Reads a pattern in which `*` and `?` do not match `/`.

@@ -6,33 +6,39 @@
 //! file says, and nothing is mapped, so a file that shrinks meanwhile is an error and no signal.
 //! Source: gABI chapter 5, elf(5), glibc's elf/get-dynamic-info.h.
 
+mod dlopen;
 pub mod identity;
+mod image;
+mod versions;
 
-use std::cell::RefCell;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::FileExt;
 
 use goblin::container::{Container, Ctx, Endian};
 use goblin::elf::dynamic::{
-    DT_AUDIT, DT_DEPAUDIT, DT_FLAGS_1, DT_NEEDED, DT_NULL, DT_RPATH, DT_RUNPATH, DT_SONAME, DT_STRTAB,
+    DT_AUDIT, DT_DEPAUDIT, DT_FLAGS_1, DT_NEEDED, DT_RPATH, DT_RUNPATH, DT_SONAME, DT_STRTAB, DT_VERDEF,
+    DT_VERNEED,
 };
 use goblin::elf::header::{EI_CLASS, EI_DATA, EI_OSABI, ELFCLASS32, ELFCLASS64, ET_DYN, ET_EXEC, Header};
-use goblin::elf::program_header::{PT_DYNAMIC, PT_INTERP, PT_LOAD, ProgramHeader};
+use goblin::elf::program_header::{PT_DYNAMIC, PT_INTERP, ProgramHeader};
 use nix::errno::Errno;
 
-/// One read covers the headers of nearly every file.
-const FIRST_READ: usize = 1024;
-/// One read covers the dynamic table or the strings of nearly every file.
-const WINDOW: usize = 4096;
-/// PATH_MAX: no longer name can be opened.
-const MAXIMUM_STRING: usize = 4096;
+pub use dlopen::{Feature, NoteDefect, Priority, parse as parse_dlopen_note};
+pub use image::ReadAt;
+use image::{Blocks, Image, MAXIMUM_STRING};
+pub use versions::{Version, VersionNeed};
+
+/// The header of a 64 bit file.
+const HEADER: usize = 64;
 /// Entries of a dynamic table; large ones have a few hundred.
 const MAXIMUM_ENTRIES: usize = 1 << 16;
 /// Names that one object may ask for.
 const MAXIMUM_NEEDED: usize = 8192;
-/// The smallest page: segments are mapped by whole pages.
-const PAGE: u64 = 4096;
+/// Bytes of program headers that the kernel reads of a program; more, and it does not run it.
+const MAXIMUM_PROGRAM_HEADERS: usize = 1 << 16;
+
+/// glibc's LIBC_ABI_MAX, less one: unique and indirect symbols, absolute ones.
+const MAXIMUM_GNU_ABI: u8 = 3;
 
 /// Filters, which goblin does not name.
 const DT_AUXILIARY: u64 = 0x7fff_fffd;
@@ -41,40 +47,6 @@ const DT_FILTER: u64 = 0x7fff_ffff;
 const DF_1_NODEFLIB: u64 = 0x800;
 /// `DF_1_PIE` of `DT_FLAGS_1`.
 const DF_1_PIE: u64 = 0x0800_0000;
-
-/// Something that can be read at an offset: a file, or bytes.
-pub trait ReadAt {
-    /// Reads as much as is there, at most the length of `buffer`.
-    ///
-    /// # Errors
-    /// As pread(2).
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, Errno>;
-}
-
-impl ReadAt for std::fs::File {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
-        let mut length = 0;
-        while length < buffer.len() {
-            // A regular file gives less than was asked for only at its end, or after a signal.
-            match FileExt::read_at(self, &mut buffer[length..], offset + length as u64) {
-                Ok(0) => break,
-                Ok(read) => length += read,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)),
-            }
-        }
-        Ok(length)
-    }
-}
-
-impl ReadAt for [u8] {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
-        let rest = usize::try_from(offset).ok().and_then(|start| self.get(start..)).unwrap_or_default();
-        let length = rest.len().min(buffer.len());
-        buffer[..length].copy_from_slice(&rest[..length]);
-        Ok(length)
-    }
-}
 
 /// 32 or 64 bit: `EI_CLASS`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -116,6 +88,8 @@ pub struct Object {
     pub dynamic: bool,
     /// `PT_DYNAMIC` without bytes: debug information split off a program.
     pub split_debug: bool,
+    /// More program headers than the kernel runs a program with.
+    pub overlong: bool,
     /// `PT_INTERP`
     pub interpreter: Option<OsString>,
     /// `DT_NEEDED`, in order.
@@ -134,6 +108,12 @@ pub struct Object {
     pub audit: Option<OsString>,
     /// `DT_DEPAUDIT`
     pub depaudit: Option<OsString>,
+    /// `DT_VERNEED`
+    pub version_needs: Vec<VersionNeed>,
+    /// `DT_VERDEF`; `None` where its symbols have no versions, which answers to every one.
+    pub versions: Option<Vec<OsString>>,
+    /// `.note.dlopen`
+    pub features: Result<Vec<Feature>, NoteDefect>,
     /// What makes glibc refuse it as a library although the kernel would run it.
     pub irregular: Option<Defect>,
 }
@@ -144,9 +124,14 @@ impl Object {
         self.flags_1 & DF_1_NODEFLIB != 0
     }
 
+    /// `DF_1_PIE`: a program, although it is position independent.
+    pub fn is_pie(&self) -> bool {
+        self.flags_1 & DF_1_PIE != 0
+    }
+
     /// Run by the kernel alone: static, static and position independent, or no program at all.
     pub fn is_static(&self) -> bool {
-        self.interpreter.is_none() && (!self.dynamic || self.fixed || self.flags_1 & DF_1_PIE != 0)
+        self.interpreter.is_none() && (!self.dynamic || self.fixed || self.is_pie())
     }
 }
 
@@ -172,15 +157,24 @@ pub enum Defect {
     /// No magic, or an unknown class or byte order.
     #[error("it has no ELF header")]
     NotElf,
+    /// `EI_CLASS` is neither 32 nor 64 bit; glibc passes over such a file.
+    #[error("its word size is neither 32 nor 64 bit")]
+    Class,
     /// Another byte order than the program's.
     #[error("its byte order is not the program's")]
     ByteOrder,
-    /// `EI_VERSION` or `e_version` is not 1.
+    /// `EI_VERSION` is not 1.
+    #[error("the version of its ELF identification is not 1")]
+    IdentVersion,
+    /// `e_version` is not 1.
     #[error("its ELF version is not 1")]
     Version,
     /// `EI_OSABI` is neither System V nor GNU.
     #[error("its ELF OS ABI is neither System V nor GNU")]
     OsAbi,
+    /// `EI_ABIVERSION` is one that glibc does not know.
+    #[error("its ELF ABI version is not known")]
+    AbiVersion,
     /// `EI_PAD` is not zero.
     #[error("the padding of its ELF header is not zero")]
     Padding,
@@ -190,6 +184,21 @@ pub enum Defect {
     /// `e_phentsize` is not the size of a program header, or the table is not in the file.
     #[error("its program headers are damaged")]
     ProgramHeaders,
+    /// More program headers than the kernel reads.
+    #[error("it has more program headers than the kernel runs a program with")]
+    TooManyProgramHeaders,
+    /// Nothing of it would be mapped.
+    #[error("it has no segment to load")]
+    NoSegments,
+    /// Addresses and offsets of a segment differ within a page.
+    #[error("a segment's address and offset do not fit a page")]
+    Alignment,
+    /// A candidate library that is a program.
+    #[error("it is a program and no library")]
+    Program,
+    /// Records of symbol versions that lead outside or on and on.
+    #[error("its symbol versions are damaged")]
+    Versions,
     /// `PT_INTERP` is empty, too long, or not ended by NUL.
     #[error("its interpreter's name is damaged")]
     Interpreter,
@@ -217,9 +226,12 @@ pub enum Defect {
 }
 
 impl Defect {
-    /// glibc looks at these before it compares `e_machine`.
-    pub fn precedes_machine(self) -> bool {
-        matches!(self, Defect::ByteOrder | Defect::Version | Defect::OsAbi | Defect::Padding)
+    /// Whether it is in the first sixteen bytes, which glibc looks at before anything else.
+    pub fn is_in_identification(self) -> bool {
+        matches!(
+            self,
+            Defect::ByteOrder | Defect::IdentVersion | Defect::OsAbi | Defect::AbiVersion | Defect::Padding
+        )
     }
 }
 
@@ -228,12 +240,13 @@ impl Defect {
 /// # Errors
 /// [`Malformed`], also for what is no ELF file.
 pub fn parse(source: &(impl ReadAt + ?Sized)) -> Result<Object, Malformed> {
-    let mut first = [0; FIRST_READ];
     let bare = |defect| Malformed { architecture: None, defect };
-    let length = source.read_at(&mut first, 0).map_err(|errno| bare(Defect::Read(errno)))?;
+    let blocks = Blocks::new(source);
+    let mut first = [0; HEADER];
+    let length = blocks.read(0, &mut first).map_err(bare)?;
     let first = &first[..length];
     let architecture = architecture(first).map_err(bare)?;
-    parse_rest(source, first, architecture)
+    parse_rest(&blocks, first, architecture)
         .map_err(|defect| Malformed { architecture: Some(architecture), defect })
 }
 
@@ -251,8 +264,9 @@ fn architecture(first: &[u8]) -> Result<Architecture, Defect> {
     }
     let class = match first[EI_CLASS] {
         ELFCLASS32 => Class::Bits32,
+        ELFCLASS64 if first.len() < HEADER => return Err(Defect::TooShort),
         ELFCLASS64 => Class::Bits64,
-        _ => return Err(Defect::NotElf),
+        _ => return Err(Defect::Class),
     };
     let little_endian = match first[EI_DATA] {
         1 => true,
@@ -264,26 +278,24 @@ fn architecture(first: &[u8]) -> Result<Architecture, Defect> {
     Ok(Architecture { class, little_endian, machine })
 }
 
-fn parse_rest(
-    source: &(impl ReadAt + ?Sized),
+fn parse_rest<S: ReadAt + ?Sized>(
+    blocks: &Blocks<'_, S>,
     first: &[u8],
     architecture: Architecture,
 ) -> Result<Object, Defect> {
     let header = goblin::elf::Elf::parse_header(first).map_err(|_| Defect::TooShort)?;
+    let irregular = irregular(&header);
     if !matches!(header.e_type, ET_EXEC | ET_DYN) {
-        return Err(Defect::Type);
+        return Err(irregular.unwrap_or(Defect::Type));
     }
-    let image = Image {
-        source,
-        architecture,
-        headers: program_headers(source, first, &header, architecture)?,
-        window: RefCell::default(),
-    };
+    let headers = program_headers(blocks, &header, architecture)?;
+    let image = Image::new(blocks, architecture, &headers);
     let mut object = Object {
         architecture,
         fixed: header.e_type == ET_EXEC,
         dynamic: false,
         split_debug: false,
+        overlong: headers.len() * usize::from(header.e_phentsize) > MAXIMUM_PROGRAM_HEADERS,
         interpreter: None,
         needed: Vec::new(),
         soname: None,
@@ -293,42 +305,48 @@ fn parse_rest(
         filters: Vec::new(),
         audit: None,
         depaudit: None,
-        irregular: irregular(&header),
+        version_needs: Vec::new(),
+        versions: None,
+        features: Ok(Vec::new()),
+        irregular: irregular.or_else(|| image.unmappable()),
     };
     // The kernel takes the first PT_INTERP and reads it at its file offset.
-    if let Some(interpreter) = image.headers.iter().find(|header| header.p_type == PT_INTERP) {
+    if let Some(interpreter) = headers.iter().find(|header| header.p_type == PT_INTERP) {
         if interpreter.p_filesz == 0 {
             object.split_debug = true;
             return Ok(object);
         }
-        object.interpreter = Some(image.interpreter(interpreter, first)?);
+        object.interpreter = Some(read_interpreter(blocks, interpreter)?);
     }
-    let mut tables = image.headers.iter().filter(|header| header.p_type == PT_DYNAMIC);
+    let mut tables = headers.iter().filter(|header| header.p_type == PT_DYNAMIC);
     object.split_debug = tables.clone().any(|table| table.p_filesz == 0);
     if let Some(table) = tables.rfind(|table| table.p_filesz != 0) {
         object.dynamic = true;
-        object.split_debug = false;
-        image.dynamic(table.p_vaddr, &mut object)?;
+        let mut names = Table::default();
+        image.walk(table.p_vaddr, |tag, value| names.add(tag, value))?;
+        names.read(&image, &mut object)?;
     }
+    object.features = dlopen::features(&image, &headers);
     Ok(object)
 }
 
 fn irregular(header: &Header) -> Option<Defect> {
     let ident = &header.e_ident;
-    if ident[6] != 1 || header.e_version != 1 {
-        Some(Defect::Version)
+    if ident[6] != 1 {
+        Some(Defect::IdentVersion)
     } else if !matches!(ident[EI_OSABI], 0 | 3) {
         Some(Defect::OsAbi)
+    } else if ident[8] > if ident[EI_OSABI] == 3 { MAXIMUM_GNU_ABI } else { 0 } {
+        Some(Defect::AbiVersion)
     } else if ident[9..].iter().any(|byte| *byte != 0) {
         Some(Defect::Padding)
     } else {
-        None
+        (header.e_version != 1).then_some(Defect::Version)
     }
 }
 
-fn program_headers(
-    source: &(impl ReadAt + ?Sized),
-    first: &[u8],
+fn program_headers<S: ReadAt + ?Sized>(
+    blocks: &Blocks<'_, S>,
     header: &Header,
     architecture: Architecture,
 ) -> Result<Vec<ProgramHeader>, Defect> {
@@ -345,175 +363,30 @@ fn program_headers(
     if usize::from(header.e_phentsize) != size || header.e_phnum == u16::MAX {
         return Err(Defect::ProgramHeaders);
     }
-    let length = count * size;
-    let inside = usize::try_from(header.e_phoff)
-        .ok()
-        .and_then(|start| start.checked_add(length).and_then(|end| first.get(start..end)));
-    let table: std::borrow::Cow<'_, [u8]> = match inside {
-        Some(table) => table.into(),
-        None => {
-            let mut table = vec![0; length];
-            if source.read_at(&mut table, header.e_phoff).map_err(Defect::Read)? < length {
-                return Err(Defect::ProgramHeaders);
-            }
-            table.into()
-        }
-    };
+    let mut table = vec![0; count * size];
+    if blocks.read(header.e_phoff, &mut table)? < table.len() {
+        return Err(Defect::ProgramHeaders);
+    }
     ProgramHeader::parse(&table, 0, count, Ctx::new(container, endian)).map_err(|_| Defect::ProgramHeaders)
 }
 
-/// A file seen through its segments.
-struct Image<'a, S: ReadAt + ?Sized> {
-    source: &'a S,
-    architecture: Architecture,
-    headers: Vec<ProgramHeader>,
-    /// The last bytes read, and where: strings lie together.
-    window: RefCell<(u64, Vec<u8>)>,
-}
-
-/// A place in the file, and how many bytes of its segment follow in the file and in memory.
-struct Place {
-    offset: u64,
-    in_file: u64,
-    in_memory: u64,
-}
-
-impl<S: ReadAt + ?Sized> Image<'_, S> {
-    fn interpreter(&self, header: &ProgramHeader, first: &[u8]) -> Result<OsString, Defect> {
-        let length = usize::try_from(header.p_filesz).unwrap_or(usize::MAX);
-        if !(2..=MAXIMUM_STRING).contains(&length) {
-            return Err(Defect::Interpreter);
-        }
-        let start = usize::try_from(header.p_offset).unwrap_or(usize::MAX);
-        let mut name = vec![0; length];
-        let read = match start.checked_add(length).and_then(|end| first.get(start..end)) {
-            Some(bytes) => {
-                name.copy_from_slice(bytes);
-                length
-            }
-            None => self.source.read_at(&mut name, header.p_offset).map_err(Defect::Read)?,
-        };
-        if read < length || name.pop() != Some(0) {
-            return Err(Defect::Interpreter);
-        }
-        // The kernel stops at the first NUL.
-        if let Some(end) = name.iter().position(|byte| *byte == 0) {
-            name.truncate(end);
-        }
-        if name.is_empty() { Err(Defect::Interpreter) } else { Ok(OsString::from_vec(name)) }
+fn read_interpreter<S: ReadAt + ?Sized>(
+    blocks: &Blocks<'_, S>,
+    header: &ProgramHeader,
+) -> Result<OsString, Defect> {
+    let length = usize::try_from(header.p_filesz).unwrap_or(usize::MAX);
+    if !(2..=MAXIMUM_STRING).contains(&length) {
+        return Err(Defect::Interpreter);
     }
-
-    /// Where an address is in the file. Segments are mapped in order, by whole pages, each over what
-    /// was there: so the last one wins.
-    fn place(&self, address: u64) -> Result<Place, Defect> {
-        for segment in self.headers.iter().rev().filter(|header| header.p_type == PT_LOAD) {
-            let start = segment.p_vaddr & !(PAGE - 1);
-            let end = segment.p_vaddr.checked_add(segment.p_memsz).ok_or(Defect::Unmapped)?;
-            if !(start..end).contains(&address) {
-                continue;
-            }
-            let file_end = segment.p_vaddr.checked_add(segment.p_filesz).ok_or(Defect::Unmapped)?;
-            let offset = i128::from(segment.p_offset) + i128::from(address) - i128::from(segment.p_vaddr);
-            return Ok(Place {
-                offset: u64::try_from(offset).map_err(|_| Defect::Unmapped)?,
-                in_file: file_end.saturating_sub(address),
-                in_memory: end - address,
-            });
-        }
-        Err(Defect::Unmapped)
+    let mut name = vec![0; length];
+    if blocks.read(header.p_offset, &mut name)? < length || name.pop() != Some(0) {
+        return Err(Defect::Interpreter);
     }
-
-    fn dynamic(&self, address: u64, object: &mut Object) -> Result<(), Defect> {
-        let word = match self.architecture.class {
-            Class::Bits32 => 4,
-            Class::Bits64 => 8,
-        };
-        let place = self.place(address)?;
-        let mut table = Table::default();
-        let mut buffer = [0; WINDOW];
-        let mut at = 0;
-        'table: loop {
-            let wanted = (place.in_file.saturating_sub(at)).min(WINDOW as u64) as usize;
-            let read = self
-                .source
-                .read_at(&mut buffer[..wanted], place.offset.checked_add(at).ok_or(Defect::Endless)?)
-                .map_err(Defect::Read)?;
-            let whole = read / (2 * word);
-            for entry in buffer[..read].chunks_exact(2 * word) {
-                let (tag, value) = (self.word(&entry[..word]), self.word(&entry[word..]));
-                if tag == DT_NULL {
-                    break 'table;
-                }
-                table.add(tag, value)?;
-            }
-            at += (whole * 2 * word) as u64;
-            if whole == 0 {
-                // Memory behind the file's part of a segment is zero, which ends the table.
-                if place.in_memory >= at + 2 * word as u64
-                    && place.in_file.saturating_sub(at) < 2 * word as u64
-                {
-                    break;
-                }
-                return Err(Defect::Endless);
-            }
-        }
-        self.names(&table, object)
+    // The kernel stops at the first NUL.
+    if let Some(end) = name.iter().position(|byte| *byte == 0) {
+        name.truncate(end);
     }
-
-    fn word(&self, bytes: &[u8]) -> u64 {
-        let little = self.architecture.little_endian;
-        let fold = |value: u64, byte: &u8| value << 8 | u64::from(*byte);
-        if little { bytes.iter().rev().fold(0, fold) } else { bytes.iter().fold(0, fold) }
-    }
-
-    fn names(&self, table: &Table, object: &mut Object) -> Result<(), Defect> {
-        object.flags_1 = table.flags_1;
-        if table.is_nameless() {
-            return Ok(());
-        }
-        let strings = table.strings.ok_or(Defect::Unmapped)?;
-        let string = |offset: u64| self.string(strings.checked_add(offset).ok_or(Defect::Unmapped)?);
-        let optional = |offset: Option<u64>| offset.map(string).transpose();
-        object.needed = table.needed.iter().map(|offset| string(*offset)).collect::<Result<_, _>>()?;
-        object.soname = optional(table.soname)?;
-        object.runpath = optional(table.runpath)?;
-        object.rpath = if object.runpath.is_some() { None } else { optional(table.rpath)? };
-        object.audit = optional(table.audit)?;
-        object.depaudit = optional(table.depaudit)?;
-        for (offset, required) in &table.filters {
-            object.filters.push(Filter { name: string(*offset)?, required: *required });
-        }
-        Ok(())
-    }
-
-    fn string(&self, address: u64) -> Result<OsString, Defect> {
-        let place = self.place(address)?;
-        let limit = place.in_file.min(MAXIMUM_STRING as u64) as usize;
-        if let Some(string) = self.in_window(place.offset, limit) {
-            return Ok(string);
-        }
-        let mut bytes = vec![0; WINDOW];
-        let read = self.source.read_at(&mut bytes, place.offset).map_err(Defect::Read)?;
-        bytes.truncate(read);
-        *self.window.borrow_mut() = (place.offset, bytes);
-        if let Some(string) = self.in_window(place.offset, limit) {
-            return Ok(string);
-        }
-        let window = self.window.borrow();
-        // As in `dynamic`: zeros follow the file's part.
-        if limit < MAXIMUM_STRING && place.in_memory > place.in_file && window.1.len() >= limit {
-            return Ok(OsString::from_vec(window.1[..limit].to_vec()));
-        }
-        Err(if limit == MAXIMUM_STRING { Defect::LongName } else { Defect::Unmapped })
-    }
-
-    fn in_window(&self, offset: u64, limit: usize) -> Option<OsString> {
-        let window = self.window.borrow();
-        let start = usize::try_from(offset.checked_sub(window.0)?).ok()?;
-        let rest = window.1.get(start..)?;
-        let end = rest.iter().take(limit).position(|byte| *byte == 0)?;
-        Some(OsString::from_vec(rest[..end].to_vec()))
-    }
+    if name.is_empty() { Err(Defect::Interpreter) } else { Ok(OsString::from_vec(name)) }
 }
 
 /// A dynamic table before its names are read.
@@ -528,6 +401,8 @@ struct Table {
     runpath: Option<u64>,
     audit: Option<u64>,
     depaudit: Option<u64>,
+    version_needs: Option<u64>,
+    versions: Option<u64>,
     flags_1: u64,
 }
 
@@ -543,6 +418,8 @@ impl Table {
             DT_RUNPATH => self.runpath = Some(value),
             DT_AUDIT => self.audit = Some(value),
             DT_DEPAUDIT => self.depaudit = Some(value),
+            DT_VERNEED => self.version_needs = Some(value),
+            DT_VERDEF => self.versions = Some(value),
             DT_FLAGS_1 => self.flags_1 = value,
             _ => {}
         }
@@ -556,10 +433,39 @@ impl Table {
         Ok(())
     }
 
+    fn read<S: ReadAt + ?Sized>(self, image: &Image<'_, '_, S>, object: &mut Object) -> Result<(), Defect> {
+        object.flags_1 = self.flags_1;
+        if self.is_nameless() {
+            return Ok(());
+        }
+        let strings = self.strings.ok_or(Defect::Unmapped)?;
+        let string = |offset: u64| image.string(strings.checked_add(offset).ok_or(Defect::Unmapped)?);
+        let optional = |offset: Option<u64>| offset.map(string).transpose();
+        object.needed = self.needed.iter().map(|offset| string(*offset)).collect::<Result<_, _>>()?;
+        object.soname = optional(self.soname)?;
+        object.runpath = optional(self.runpath)?;
+        object.rpath = if object.runpath.is_some() { None } else { optional(self.rpath)? };
+        object.audit = optional(self.audit)?;
+        object.depaudit = optional(self.depaudit)?;
+        for (offset, required) in &self.filters {
+            object.filters.push(Filter { name: string(*offset)?, required: *required });
+        }
+        let damaged = |_| Defect::Versions;
+        if let Some(table) = self.version_needs {
+            object.version_needs = versions::needs(image, table, strings).map_err(damaged)?;
+        }
+        if let Some(table) = self.versions {
+            object.versions = Some(versions::definitions(image, table, strings).map_err(damaged)?);
+        }
+        Ok(())
+    }
+
     fn is_nameless(&self) -> bool {
+        let names = [self.soname, self.rpath, self.runpath, self.audit, self.depaudit];
+        let versions = [self.version_needs, self.versions];
         self.needed.is_empty()
             && self.filters.is_empty()
-            && [self.soname, self.rpath, self.runpath, self.audit, self.depaudit].iter().all(Option::is_none)
+            && names.iter().chain(&versions).all(Option::is_none)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::elf::Defect;
+use super::elf::{Defect, Feature};
 use super::packages::{Absent, PackagesError};
 use super::root::{FileKind, RootError};
 use super::script::ScriptDefect;
@@ -69,6 +69,30 @@ pub enum ClosureError {
         at: Position,
         /// Every directory that was looked into.
         searched: Vec<PathBuf>,
+    },
+    /// A library for a feature that a program's dlopen note requires.
+    #[error("cannot find {feature}, which {by} opens ({at})")]
+    MissingFeature {
+        /// The feature, with the libraries of which one is enough.
+        feature: Box<Feature>,
+        /// Whose note.
+        by: JailPath,
+        /// Where the program is asked for.
+        at: Position,
+        /// Every directory that was looked into.
+        searched: Vec<PathBuf>,
+    },
+    /// A library without a symbol version that is needed.
+    #[error("cannot start {by} with {library} ({at}): it lacks version `{}`", printable(version.as_ref()))]
+    MissingVersion {
+        /// The version.
+        version: String,
+        /// The library.
+        library: JailPath,
+        /// Who needs it.
+        by: JailPath,
+        /// Where the program is asked for.
+        at: Position,
     },
     /// A file that stops the loader.
     #[error("cannot load library {} that {by} needs ({at})", printable(path.as_os_str()))]
@@ -267,6 +291,18 @@ impl StageError for ClosureError {
             ClosureError::PackageDatabase { name, cause: PackagesError::Rpm { .. }, .. } => {
                 let name = printable(name.as_ref());
                 vec![format!("`rpm -ql {name}` lists its files: name them with `files`")]
+            }
+            ClosureError::MissingFeature { feature, searched, .. } => {
+                let mut hints = vec![looked(searched)];
+                hints.push("install the package that has it, then build again".to_owned());
+                if !feature.name.is_empty() {
+                    let name = printable(feature.name.as_ref());
+                    hints.push(format!("or do without: dlopen = [\"!{name}\"] in [rootfs]"));
+                }
+                hints
+            }
+            ClosureError::MissingVersion { .. } => {
+                vec!["the two are of different releases: install ones that belong together".to_owned()]
             }
             ClosureError::MissingLibrary { searched, .. }
             | ClosureError::LibraryNotFound { searched, .. } => {

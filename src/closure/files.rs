@@ -13,6 +13,10 @@ use super::{ClosureError, Node, Note, Reason};
 use crate::path::{HostPath, JailPath};
 use crate::spec::{FileRule, Placed, Position, SourceOrigin, Spec};
 
+/// Every program loads what this lists: the host's own libraries have no place in a jail. A spec that
+/// wants such a file writes or copies one by name.
+const HOST_PRELOAD: &str = "/etc/ld.so.preload";
+
 /// Enters one element of `files`.
 pub fn enter_rule(
     collector: &mut Collector<'_>,
@@ -101,6 +105,10 @@ fn enter_node(
         if kind != FileKind::Directory {
             collector.note(Note::VirtualSkipped { path: real.to_owned() });
         }
+        return Ok(());
+    }
+    if real == Path::new(HOST_PRELOAD) {
+        collector.note(Note::HostPreloadSkipped);
         return Ok(());
     }
     match kind {

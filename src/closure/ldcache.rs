@@ -29,6 +29,10 @@ const GENERATOR: &[u8] = b"jailmk";
 const MAXIMUM_SIZE: u64 = 64 << 20;
 /// Nested `include` of ld.so.conf.
 const MAXIMUM_INCLUDES: usize = 8;
+/// Files that it includes, each as often as it is included.
+const MAXIMUM_CONFIGURATIONS: usize = 1024;
+/// Directories that it names.
+const MAXIMUM_DIRECTORIES: usize = 1024;
 
 /// For which processors an entry is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,14 +99,18 @@ impl Cache {
         &self.entries
     }
 
-    /// The entries for `name` that a loader with these flags takes.
-    pub fn find(&self, name: &OsStr, flags: Option<u32>) -> impl Iterator<Item = &CacheEntry> {
+    /// The entries for `name` with flags that `accepts` takes.
+    pub fn find(&self, name: &OsStr, accepts: impl Fn(u32) -> bool) -> impl Iterator<Item = &CacheEntry> {
         let found = self.by_name.get(name).map(Vec::as_slice).unwrap_or_default();
-        found
-            .iter()
-            .map(|index| &self.entries[*index])
-            .filter(move |entry| flags.is_none_or(|flags| entry.flags == flags))
+        found.iter().map(|index| &self.entries[*index]).filter(move |entry| accepts(entry.flags))
     }
+}
+
+/// Whether a loader for an ABI takes entries with these flags.
+pub fn accepts(architecture: Architecture, flags: u32) -> bool {
+    // i386 has a second value, from the days of libc 5.
+    accepted_flags(architecture).is_none_or(|wanted| flags == wanted)
+        || (architecture.machine == 3 && flags == 1)
 }
 
 /// The flags of entries for an ABI; `None` for one whose flags are not known here.
@@ -362,11 +370,11 @@ pub fn of_root(root: &SourceRoot, path: &Path) -> (Cache, Option<CacheDefect>) {
 
 /// What ldconfig(8) would enter: the libraries of the directories of ld.so.conf, by SONAME.
 fn scan(root: &SourceRoot) -> Vec<CacheEntry> {
-    let mut directories = Vec::new();
-    configured(root, Path::new("/etc/ld.so.conf"), MAXIMUM_INCLUDES, &mut directories);
+    let mut configuration = Configuration { files: 0, directories: Vec::new() };
+    configuration.read(root, Path::new("/etc/ld.so.conf"), MAXIMUM_INCLUDES);
     let mut entries = Vec::new();
     let mut seen = BTreeSet::new();
-    for directory in directories {
+    for directory in configuration.directories {
         let names = root.names(&directory);
         for name in names.iter().filter(|name| is_library_name(name.as_bytes())) {
             let path = directory.join(name);
@@ -393,31 +401,49 @@ fn is_library_name(name: &[u8]) -> bool {
         || name.starts_with(b"ld64.so.")
 }
 
-/// The directories of a configuration file, in order: ldconfig(8).
-fn configured(root: &SourceRoot, file: &Path, depth: usize, directories: &mut Vec<PathBuf>) {
-    let Ok(text) = root.read_file(file, 1 << 20) else { return };
-    for line in text.split(|byte| *byte == b'\n') {
-        let line = line.split(|byte| *byte == b'#').next().unwrap_or_default().trim_ascii();
-        let mut words = line.split(|byte| b" \t,:".contains(byte)).filter(|word| !word.is_empty());
-        match words.next() {
-            Some(b"include") if depth > 0 => {
-                for pattern in words {
-                    let base = file.parent().unwrap_or(Path::new("/"));
-                    for file in expand(root, &base.join(OsStr::from_bytes(pattern))) {
-                        configured(root, &file, depth - 1, directories);
+/// What ld.so.conf says, so far as it is read.
+struct Configuration {
+    files: usize,
+    directories: Vec<PathBuf>,
+}
+
+impl Configuration {
+    /// Reads a configuration file: ldconfig(8).
+    fn read(&mut self, root: &SourceRoot, file: &Path, depth: usize) {
+        self.files += 1;
+        if self.files > MAXIMUM_CONFIGURATIONS {
+            return;
+        }
+        let Ok(text) = root.read_file(file, 1 << 20) else { return };
+        for line in text.split(|byte| *byte == b'\n') {
+            if self.files > MAXIMUM_CONFIGURATIONS {
+                return;
+            }
+            let line = line.split(|byte| *byte == b'#').next().unwrap_or_default().trim_ascii();
+            let mut words = line.split(|byte| b" \t,:".contains(byte)).filter(|word| !word.is_empty());
+            match words.next() {
+                Some(b"include") if depth > 0 => {
+                    for pattern in words {
+                        let base = file.parent().unwrap_or(Path::new("/"));
+                        for file in expand(root, &base.join(OsStr::from_bytes(pattern))) {
+                            self.read(root, &file, depth - 1);
+                        }
                     }
                 }
+                None | Some(b"include" | b"hwcap") => {}
+                Some(first) => std::iter::once(first).chain(words).for_each(|word| self.add(word)),
             }
-            None | Some(b"include" | b"hwcap") => {}
-            Some(first) => {
-                for word in std::iter::once(first).chain(words) {
-                    let word = word.split(|byte| *byte == b'=').next().unwrap_or_default();
-                    let directory = PathBuf::from(OsStr::from_bytes(word));
-                    if directory.is_absolute() && !directories.contains(&directory) {
-                        directories.push(directory);
-                    }
-                }
-            }
+        }
+    }
+
+    fn add(&mut self, word: &[u8]) {
+        let word = word.split(|byte| *byte == b'=').next().unwrap_or_default();
+        let directory = PathBuf::from(OsStr::from_bytes(word));
+        if directory.is_absolute()
+            && self.directories.len() < MAXIMUM_DIRECTORIES
+            && !self.directories.contains(&directory)
+        {
+            self.directories.push(directory);
         }
     }
 }

@@ -35,6 +35,8 @@ pub struct Loader {
     pub platforms: Vec<Vec<u8>>,
     /// Directories searched last.
     pub default_directories: Vec<PathBuf>,
+    /// glibc since 2.30 takes no position-independent program as a library.
+    pub refuses_pie: bool,
     /// glibc up to 2.36 looks into `tls/`, `haswell/` and so on.
     pub legacy_hwcaps: bool,
     /// Where its cache is.
@@ -78,6 +80,7 @@ impl Loader {
             lib: default_directories.first().and_then(|first| lib_token(first, whole)),
             platforms,
             default_directories,
+            refuses_pie: whole(b"cannot dynamically load position-independent executable"),
             legacy_hwcaps: version(&strings).is_some_and(|version| version < (2, 37)),
             cache: Some(
                 cache
@@ -114,6 +117,7 @@ impl Loader {
                 .filter(|directory| !directory.is_empty())
                 .map(|directory| PathBuf::from(OsStr::from_bytes(directory)))
                 .collect(),
+            refuses_pie: false,
             legacy_hwcaps: false,
             cache: None,
             configuration: text.is_ok().then_some(file),
@@ -182,7 +186,9 @@ fn lib_token(first: &Path, whole: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
 
 /// The release in glibc's `ld.so (…) stable release version 2.36.`
 fn version(strings: &[&[u8]]) -> Option<(u32, u32)> {
-    strings.iter().find_map(|string| {
+    const WORDS: &[u8] = b" release version ";
+    let has_words = |string: &&&[u8]| string.windows(WORDS.len()).any(|window| window == WORDS);
+    strings.iter().filter(has_words).find_map(|string| {
         let text = std::str::from_utf8(string).ok()?;
         let (_, version) = text.split_once(" release version ")?;
         let mut parts = version.split(|c: char| !c.is_ascii_digit());

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::elf::Defect;
+use super::elf::{Defect, Feature, NoteDefect};
 use super::root::FileKind;
 use super::script::ScriptDefect;
 use super::search::SearchError;
@@ -19,6 +19,31 @@ pub enum Note {
         /// For what.
         name: String,
     },
+    /// A library without a symbol version that it is needed for.
+    MissingVersion {
+        /// Who needs it.
+        by: JailPath,
+        /// The library.
+        library: JailPath,
+        /// The version.
+        version: String,
+    },
+    /// No library for a feature that a dlopen note names.
+    MissingFeature {
+        /// Whose note.
+        by: JailPath,
+        /// The feature.
+        feature: Box<Feature>,
+    },
+    /// A dlopen note that cannot be read.
+    DlopenNote {
+        /// Whose.
+        path: JailPath,
+        /// What is wrong.
+        defect: NoteDefect,
+    },
+    /// The host's list of libraries that are loaded into every program: left out.
+    HostPreloadSkipped,
     /// A library that the loader would stop at.
     MalformedLibrary {
         /// Who asks.
@@ -97,6 +122,22 @@ impl fmt::Display for Note {
         match self {
             Note::MissingLibrary { by, name } => {
                 write!(f, "{by} asks for library {}, which is not found", printable(name.as_ref()))
+            }
+            Note::MissingVersion { by, library, version } => {
+                write!(
+                    f,
+                    "{by} needs version {} of {library}, which does not have it",
+                    printable(version.as_ref())
+                )
+            }
+            Note::MissingFeature { by, feature } => {
+                write!(f, "{by} would use {feature}, which is not found")
+            }
+            Note::DlopenNote { path, defect } => {
+                write!(f, "the dlopen note of {path} is not followed: {defect}")
+            }
+            Note::HostPreloadSkipped => {
+                f.write_str("/etc/ld.so.preload is left out: it is for the host's programs")
             }
             Note::MalformedLibrary { by, path, defect } => {
                 write!(f, "{by} would fail to load {}: {defect}", show(path))

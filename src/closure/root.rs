@@ -99,6 +99,16 @@ impl FileKind {
     }
 }
 
+impl Opened {
+    fn of(descriptor: OwnedFd) -> Result<Opened, Errno> {
+        let stat = fstat(&descriptor)?;
+        Ok(match FileKind::of(&stat) {
+            FileKind::Regular => Opened::Regular(File::from(descriptor), stat),
+            kind => Opened::Other(kind),
+        })
+    }
+}
+
 /// The tree that files are taken from. Nothing outside of it is ever opened through it.
 #[derive(Debug)]
 pub struct SourceRoot {
@@ -201,11 +211,29 @@ impl SourceRoot {
             Err(Errno::ENXIO) => return Ok(Opened::Other(FileKind::Socket)),
             Err(errno) => return Err(errno),
         };
-        let stat = fstat(&descriptor)?;
-        Ok(match FileKind::of(&stat) {
-            FileKind::Regular => Opened::Regular(File::from(descriptor), stat),
-            kind => Opened::Other(kind),
-        })
+        Opened::of(descriptor)
+    }
+
+    /// Follows `path` to its end and opens what is there for reading, as [`SourceRoot::resolve`] and
+    /// [`SourceRoot::open_file`] do, in one step where the last component is no link.
+    ///
+    /// # Errors
+    /// As both.
+    pub fn open_real(&self, path: &Path) -> Result<(PathBuf, Opened), Errno> {
+        if let (Some(_), Some(name)) = (path.parent(), path.file_name()) {
+            let at = self.parent_of(path).map_err(|error| error.errno)?;
+            let directory = self.directory(&at.real)?;
+            let how = OpenHow::new()
+                .flags(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)
+                .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+            if let Ok(descriptor) = openat2(&*directory, name, how) {
+                return Ok((at.real.join(name), Opened::of(descriptor)?));
+            }
+        }
+        // A link, or an error that the longer way names.
+        let real = self.resolve(path).map_err(|error| error.errno)?.real;
+        let opened = self.open_file(&real)?;
+        Ok((real, opened))
     }
 
     /// Opens a regular file and reads at most `limit` bytes of it.
@@ -215,10 +243,10 @@ impl SourceRoot {
     pub fn read_file(&self, path: &Path, limit: u64) -> Result<Vec<u8>, RootError> {
         use std::io::Read;
         let fail = |errno| RootError { path: path.to_owned(), errno };
-        let Opened::Regular(file, _) = self.open_file(path).map_err(fail)? else {
+        let Opened::Regular(file, stat) = self.open_file(path).map_err(fail)? else {
             return Err(fail(Errno::EINVAL));
         };
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(stat.st_size.clamp(0, limit as i64) as usize + 1);
         file.take(limit + 1)
             .read_to_end(&mut bytes)
             .map_err(|error| fail(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))?;
@@ -284,10 +312,16 @@ impl SourceRoot {
     }
 
     fn walk(&self, path: &Path, last: Last) -> Result<Resolved, RootError> {
-        // Most of the paths asked for share few parents.
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        let (Some(_), Some(name)) = (path.parent(), path.file_name()) else {
             return self.continue_walk(Resolved::at_root(), path, path, last);
         };
+        let start = self.parent_of(path)?;
+        self.continue_walk((*start).clone(), Path::new(name), path, last)
+    }
+
+    /// Where the parent of `path` leads. Most of the paths asked for share few parents.
+    fn parent_of(&self, path: &Path) -> Result<Rc<Resolved>, RootError> {
+        let parent = path.parent().unwrap_or(path);
         let known = self.parents.borrow().get(parent).cloned();
         let start = match known {
             Some(start) => start,
@@ -297,9 +331,8 @@ impl SourceRoot {
                 self.parents.borrow_mut().insert(parent.to_owned(), start.clone());
                 start
             }
-        }
-        .map_err(|error| RootError { path: path.to_owned(), errno: error.errno })?;
-        self.continue_walk((*start).clone(), Path::new(name), path, last)
+        };
+        start.map_err(|error| RootError { path: path.to_owned(), errno: error.errno })
     }
 
     fn continue_walk(
@@ -323,6 +356,12 @@ impl SourceRoot {
                 at.real.push(name);
                 break;
             }
+            let here = at.real.join(&name);
+            if !pending.is_empty() && self.directories.borrow().contains_key(&here) {
+                // It was opened as a directory and no link before.
+                at.real = here;
+                continue;
+            }
             let directory = self.directory(&at.real).map_err(fail)?;
             match readlinkat(&*directory, name.as_os_str()) {
                 Ok(target) => {
@@ -330,7 +369,7 @@ impl SourceRoot {
                         return Err(fail(Errno::ELOOP));
                     }
                     let target = PathBuf::from(target);
-                    at.links.push((at.real.join(&name), target.clone()));
+                    at.links.push((here, target.clone()));
                     for name in names_of(&target).collect::<Vec<_>>().into_iter().rev() {
                         pending.push_front(name);
                     }

@@ -1,6 +1,6 @@
 //! `#!` lines: a script → the programs that run it.
 //!
-//! Source: execve(2) "Interpreter scripts", env(1). The line is at most 255 bytes.
+//! Source: execve(2) "Interpreter scripts", env(1). The kernel looks at 255 bytes.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -26,8 +26,8 @@ pub enum ScriptDefect {
     /// Nothing behind `#!`.
     #[error("its `#!` line names no interpreter")]
     Empty,
-    /// The line does not end within what the kernel reads.
-    #[error("its `#!` line is longer than 255 bytes")]
+    /// The interpreter's name does not end within what the kernel reads.
+    #[error("the interpreter on its `#!` line does not end within 255 bytes")]
     TooLong,
     /// More interpreters that are scripts than the kernel follows.
     #[error("its interpreters are scripts more than {MAXIMUM_NESTING} deep")]
@@ -44,7 +44,15 @@ pub fn parse(head: &[u8]) -> Result<Option<Script>, ScriptDefect> {
     let Some(rest) = head.strip_prefix(b"#!") else { return Ok(None) };
     let line = match rest.iter().position(|byte| *byte == b'\n') {
         Some(end) => &rest[..end],
-        None if head.len() == HEAD => return Err(ScriptDefect::TooLong),
+        // Arguments may be cut off, the interpreter's name may not.
+        None if head.len() == HEAD => {
+            let rest = &rest[..rest.len() - 1];
+            let name = rest.trim_ascii_start();
+            if !name.is_empty() && !name.iter().any(|byte| matches!(byte, b' ' | b'\t' | 0)) {
+                return Err(ScriptDefect::TooLong);
+            }
+            rest
+        }
         None => rest,
     };
     let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
@@ -115,9 +123,12 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_256_bytes_is_refused_and_one_of_255_is_not() {
+    fn a_name_of_256_bytes_is_refused_and_one_of_255_is_not() {
         let line = |length: usize| [b"#!/".as_slice(), &vec![b'a'; length - 3], b"\n"].concat();
         assert!(parse(&line(255)).unwrap().is_some());
         assert_eq!(parse(&line(256)), Err(ScriptDefect::TooLong));
+        let long = [b"#!/bin/sh ".as_slice(), &[b'a'; 300]].concat();
+        assert_eq!(parse(&long).unwrap().unwrap().interpreter, std::path::Path::new("/bin/sh"));
+        assert_eq!(parse(&[b"#!".as_slice(), &[b' '; 300]].concat()), Err(ScriptDefect::Empty));
     }
 }

@@ -52,6 +52,7 @@ impl Document {
         let rootfs = &mut self.rootfs;
         rootfs.programs.extend(later.rootfs.programs);
         rootfs.libraries.extend(later.rootfs.libraries);
+        rootfs.dlopen.extend(later.rootfs.dlopen);
         rootfs.files.extend(later.rootfs.files);
         rootfs.exclude.extend(later.rootfs.exclude);
         rootfs.packages.extend(later.rootfs.packages);

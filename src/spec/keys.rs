@@ -181,6 +181,14 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         section: "rootfs",
+        name: "dlopen",
+        kind: Kind::Texts,
+        default: "none: what dlopen notes require or recommend, where it is there",
+        sample: "[\"bpf\", \"!tpm\"]",
+        doc: "Features of dlopen notes, as globs: taken as well, or with `!` in front left out.",
+    },
+    Key {
+        section: "rootfs",
         name: "files",
         kind: Kind::Files,
         default: "none",

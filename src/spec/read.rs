@@ -69,6 +69,7 @@ impl Reader<'_> {
             match field.key.name {
                 "programs" => rootfs.programs = self.texts(&field, owned(value::program))?,
                 "libraries" => rootfs.libraries = self.texts(&field, owned(value::library))?,
+                "dlopen" => rootfs.dlopen = self.texts(&field, owned(value::feature))?,
                 "files" => rootfs.files = self.files(&field)?,
                 "exclude" => rootfs.exclude = self.texts(&field, owned(value::exclude_glob))?,
                 "packages" => rootfs.packages = self.texts(&field, owned(value::package))?,

@@ -305,6 +305,15 @@ pub(super) fn exclude_glob(pattern: &str) -> Result<&str, ValueError> {
     glob(pattern)
 }
 
+/// A glob of feature names, perhaps with `!` in front.
+pub(super) fn feature(rule: &str) -> Result<&str, ValueError> {
+    let pattern = filled(rule.strip_prefix('!').unwrap_or(rule))?;
+    match globset::Glob::new(pattern) {
+        Ok(_) => Ok(rule),
+        Err(error) => Err(ValueError::Glob(error.kind().to_string())),
+    }
+}
+
 fn glob(pattern: &str) -> Result<&str, ValueError> {
     path_length(pattern)?;
     if pattern.split('/').any(|name| name == "..") {

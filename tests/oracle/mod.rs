@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
-use jailmk::closure::search::{Outcome, Resolution};
+use jailmk::closure::search::{Dependency, Environment, Outcome, Resolution};
 
 /// The name asked for → every file that may answer; none for "not found".
 pub type Answers = BTreeMap<OsString, BTreeSet<PathBuf>>;
@@ -17,30 +17,55 @@ pub fn skip(what: &str) {
     println!("skipped: {what}");
 }
 
-/// What the loader of `program` says that it loads; `None` where it stops with an error.
-pub fn trace(interpreter: &Path, program: &Path, directory: &Path) -> Option<Answers> {
-    let output = Command::new(interpreter)
-        .arg(program)
-        .env_clear()
-        .env("LD_TRACE_LOADED_OBJECTS", "1")
-        .current_dir(directory)
-        .output()
-        .unwrap();
-    answers(&output, directory)
+/// What a loader says of one program.
+pub struct Traced {
+    /// What it loads; `None` where it stops with an error.
+    pub answers: Option<Answers>,
+    /// Symbol versions that are needed and not there.
+    pub missing_versions: BTreeSet<String>,
+    /// Its own words.
+    pub complaint: String,
+}
+
+impl Traced {
+    fn of(output: &Output, directory: &Path) -> Traced {
+        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+        Traced {
+            answers: answers(output, directory),
+            missing_versions: missing_versions(&complaint),
+            complaint,
+        }
+    }
+}
+
+/// What the loader says when it is told to load `program`.
+pub fn trace(interpreter: &Path, program: &Path, directory: &Path) -> Traced {
+    let mut command = Command::new(interpreter);
+    command.arg(program).env_clear().env("LD_TRACE_LOADED_OBJECTS", "1").current_dir(directory);
+    Traced::of(&command.output().unwrap(), directory)
 }
 
 /// The same by executing the program itself, whose loader then only lists.
-pub fn trace_by_exec(program: &Path, directory: &Path) -> Option<Answers> {
-    let output = Command::new(program)
-        .env_clear()
-        .env("LD_TRACE_LOADED_OBJECTS", "1")
-        .current_dir(directory)
-        .output()
-        .unwrap();
-    answers(&output, directory)
+pub fn trace_by_exec(program: &Path, directory: &Path, environment: &Environment) -> Traced {
+    let mut command = Command::new(program);
+    command.env_clear().env("LD_TRACE_LOADED_OBJECTS", "1").current_dir(directory);
+    let variables = [("LD_LIBRARY_PATH", &environment.library_path), ("LD_PRELOAD", &environment.preload)];
+    for (name, value) in variables {
+        command.envs(value.as_ref().map(|value| (name, value)));
+    }
+    Traced::of(&command.output().unwrap(), directory)
 }
 
-fn answers(output: &std::process::Output, directory: &Path) -> Option<Answers> {
+/// Lines that say `version X not found (required by Y)`: the versions.
+fn missing_versions(complaint: &str) -> BTreeSet<String> {
+    let version = |line: &str| {
+        Some(line.split_once("version `")?.1.split_once("' not found (required by")?.0.to_owned())
+    };
+    // One that is needed weakly is told, too, and keeps nothing from running.
+    complaint.lines().filter(|line| !line.contains("weak version")).filter_map(version).collect()
+}
+
+fn answers(output: &Output, directory: &Path) -> Option<Answers> {
     if !output.status.success() {
         return None;
     }
@@ -72,14 +97,20 @@ fn answers(output: &std::process::Output, directory: &Path) -> Option<Answers> {
 pub fn ours(resolution: &Resolution) -> Option<Answers> {
     let mut answers = Answers::new();
     for edge in &resolution.edges {
+        // The loader knows nothing of notes, and lists audit libraries nowhere.
+        if matches!(edge.dependency, Dependency::Note(_) | Dependency::Audit) {
+            continue;
+        }
         match &edge.outcome {
             Outcome::Found { path: Some(path), .. } => {
                 let real = std::fs::canonicalize(path).unwrap();
-                answers.entry(edge.name.clone()).or_default().insert(real);
+                answers.entry(edge.name.to_os_string()).or_default().insert(real);
             }
-            Outcome::Found { path: None, .. } => {}
+            Outcome::Found { path: None, .. } | Outcome::LeftOut => {}
+            // The loader goes on with a message and lists no such name.
+            Outcome::Missing { .. } if edge.dependency == Dependency::Preload => {}
             Outcome::Missing { .. } => {
-                answers.entry(edge.name.clone()).or_default();
+                answers.entry(edge.name.to_os_string()).or_default();
             }
             Outcome::Malformed { .. } => return None,
         }

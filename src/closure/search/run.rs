@@ -1,4 +1,4 @@
-//! One program's way through the search: which object is asked for by whom, and which rule answers.
+//! One program's way through the search: which object is asked for by whom, and what becomes of it.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -6,65 +6,103 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::super::elf::{Architecture, Defect, Malformed, Object};
-use super::super::ldcache::{self, Hardware};
+use super::super::elf::{Architecture, Defect, Object, Priority};
 use super::super::loader::{Loader, LoaderKind};
 use super::super::token::{self, Tokens};
+use super::candidate::{Accepted, Asks, Candidate, Directory, Element, FileId};
+use super::names::{Form, NameId};
 use super::{
-    Candidate, Dependency, Directory, Edge, Identity, Loaded, MAXIMUM_OBJECTS, Outcome, Resolution, Search,
-    SearchError, Via,
+    Dependency, Edge, Loaded, MAXIMUM_LOOK_UPS, MAXIMUM_OBJECTS, MAXIMUM_REQUESTS, Outcome, Resolution,
+    Search, SearchError, Via, versions,
 };
 
-/// The request that is being searched for.
-struct Request<'a> {
-    from: usize,
-    name: &'a OsStr,
-    dependency: Dependency,
-    architecture: Architecture,
-}
+/// Names of a search that are kept for the next program.
+const MAXIMUM_NAMES: usize = 1 << 18;
+
+/// Bytes of search lists that count as one look-up.
+const LENGTH_OF_A_LOOK_UP: usize = 256;
+/// PATH_MAX, and one more.
+const MAXIMUM_PATH: usize = 4097;
 
 /// What a search has seen so far.
-#[derive(Default)]
-struct Sight {
-    searched: Vec<Rc<Directory>>,
-    variants: Vec<(PathBuf, Identity, Rc<Object>, Via)>,
+#[derive(Debug, Default)]
+pub struct Sight {
+    pub searched: Vec<Rc<Directory>>,
+    /// Files that only some processors load.
+    pub variants: Vec<(Rc<Path>, FileId, Via)>,
 }
 
-/// An element of a search list.
-struct Element {
-    directory: PathBuf,
-    /// Only some processors search it: `$PLATFORM`.
-    variant: bool,
+/// How a search ends.
+#[derive(Clone, Debug)]
+pub enum Hit {
+    File(Rc<Path>, FileId, Via),
+    Malformed(Rc<Path>, Defect),
+    /// Nothing was found, and no further list is tried.
+    Nowhere,
 }
 
-impl Element {
-    fn always(directory: &Path) -> Element {
-        Element { directory: directory.to_owned(), variant: false }
+/// What became of a look for a name.
+enum Answer {
+    /// The kernel's own object is no file.
+    Kernel,
+    Loaded(usize),
+    Searched(Option<Hit>, Sight),
+}
+
+impl Answer {
+    fn is_available(&self) -> bool {
+        match self {
+            Answer::Kernel | Answer::Loaded(_) | Answer::Searched(Some(Hit::File(..)), _) => true,
+            Answer::Searched(None, sight) => !sight.variants.is_empty(),
+            Answer::Searched(Some(Hit::Malformed(..) | Hit::Nowhere), _) => false,
+        }
     }
 }
 
-enum Hit {
-    Found(PathBuf, Identity, Rc<Object>, Via),
-    Malformed(PathBuf, Defect),
+/// Who asks, and how.
+#[derive(Clone, Copy)]
+struct Request {
+    from: usize,
+    dependency: Dependency,
+    feature: Option<usize>,
 }
 
 /// One program's run through the search.
 pub struct Run<'s, 'r> {
-    search: &'s mut Search<'r>,
-    resolution: Resolution,
-    loader: Rc<Loader>,
-    architecture: Architecture,
+    pub search: &'s mut Search<'r>,
+    pub resolution: Resolution,
+    pub loader: Rc<Loader>,
+    pub architecture: Architecture,
+    /// `LD_LIBRARY_PATH`, split.
+    pub library_path: Rc<[Element]>,
+    /// Whose names and files count: an audit library has its own.
+    namespace: u32,
+    look_ups: usize,
+    /// Which of the search's shared answers are its own, without and with `DF_1_NODEFLIB`.
+    pub questions: [usize; 2],
 }
 
 impl<'s, 'r> Run<'s, 'r> {
     /// A run of the program that is the first of `resolution`'s objects.
     pub fn new(
         search: &'s mut Search<'r>,
-        resolution: Resolution,
+        mut resolution: Resolution,
         loader: Rc<Loader>,
-        architecture: Architecture,
+        main: Rc<Object>,
     ) -> Run<'s, 'r> {
-        Run { search, resolution, loader, architecture }
+        if search.names.len() > MAXIMUM_NAMES {
+            search.names.clear();
+            search.shared.iter_mut().for_each(Vec::clear);
+        }
+        let namespace = search.names.namespace();
+        resolution.objects[0].searcher = has_list(loader.kind, &main).then_some(0);
+        let architecture = main.architecture;
+        let library_path = Rc::new([]);
+        let questions = search.questions(&loader, architecture);
+        let mut run =
+            Run { search, resolution, loader, architecture, library_path, namespace, look_ups: 0, questions };
+        run.library_path = run.split_library_path();
+        run
     }
 
     /// What was found.
@@ -72,183 +110,355 @@ impl<'s, 'r> Run<'s, 'r> {
         self.resolution
     }
 
-    /// Loads what the objects of `queue` need, breadth first.
-    pub fn load_needs(&mut self, mut queue: VecDeque<usize>) -> Result<(), SearchError> {
-        while let Some(from) = queue.pop_front() {
-            let object = self.resolution.objects[from].object.clone();
-            for name in &object.needed {
-                queue.extend(self.request(from, name, Dependency::Needed)?);
-            }
-            if self.loader.kind == LoaderKind::Musl {
-                continue;
-            }
-            // A filtee stands before its filter, so its own needs come next.
-            let mut filtees = Vec::new();
-            for filter in &object.filters {
-                let dependency = if filter.required { Dependency::Filter } else { Dependency::Auxiliary };
-                filtees.extend(self.request(from, &filter.name, dependency)?);
-            }
-            for filtee in filtees.into_iter().rev() {
-                queue.push_front(filtee);
-            }
+    /// Loads all that the program's loader loads, then what the program opens by itself.
+    pub fn load(&mut self, dlopened: &[OsString]) -> Result<(), SearchError> {
+        // musl would load a program that asks for itself a second time.
+        if self.loader.kind == LoaderKind::Glibc {
+            self.search.files.load(self.namespace, self.resolution.objects[0].file, 0);
+            self.learn_soname(0);
+        }
+        self.load_interpreter();
+        let mut queue = VecDeque::from([0]);
+        for name in self.search.environment.preloaded(self.loader.kind) {
+            queue.extend(self.request(0, &name, Dependency::Preload)?);
+        }
+        self.load_needs(queue)?;
+        self.load_audits()?;
+        for name in dlopened {
+            let new = self.request(0, name, Dependency::Dlopen)?;
+            self.load_needs(new.into())?;
+        }
+        self.load_features()?;
+        if self.loader.kind == LoaderKind::Glibc {
+            self.resolution.mismatches = versions::mismatches(self.search, &self.resolution);
         }
         Ok(())
     }
 
-    pub fn load_audits(&mut self) -> Result<(), SearchError> {
+    fn load_interpreter(&mut self) {
+        let path: Rc<Path> = self.loader.path.as_path().into();
+        let Candidate::File(file) = self.search.candidate(&path) else { return };
+        let Ok(object) = self.search.files.object(file).clone() else { return };
+        let literal = self.resolution.objects[0].object.interpreter.is_some();
+        let at = self.resolution.objects.len();
+        let identity = self.search.files.identity(file);
+        let mut loaded = Loaded::main(&path, identity, file, object);
+        (loaded.loader, loaded.is_loader) = (Some(0), true);
+        loaded.searcher = self.resolution.objects[0].searcher;
+        self.resolution.objects.push(loaded);
+        self.search.files.load(self.namespace, file, at);
+        match self.loader.kind {
+            LoaderKind::Glibc => self.learn_soname(at),
+            LoaderKind::Musl => self.learn(at, OsStr::new("libc.so")),
+        }
+        if literal {
+            self.resolution.edges.push(Edge {
+                from: 0,
+                dependency: Dependency::Interpreter,
+                name: path.as_os_str().into(),
+                feature: None,
+                outcome: Outcome::Found { object: at, path: Some(path), via: Via::Interpreter, first: true },
+            });
+        }
+    }
+
+    /// Loads what the objects of `queue` need, breadth first.
+    fn load_needs(&mut self, mut queue: VecDeque<usize>) -> Result<(), SearchError> {
+        while let Some(from) = queue.pop_front() {
+            let object = self.resolution.objects[from].object.clone();
+            let start = self.resolution.edges.len();
+            let asks = self.asks(from);
+            for name in &asks.needed {
+                queue.extend(self.request_id(from, *name, Dependency::Needed)?);
+            }
+            if self.loader.kind == LoaderKind::Glibc && !object.filters.is_empty() {
+                self.load_filters(from, &object, &mut queue)?;
+            }
+            self.resolution.objects[from].requests = start..self.resolution.edges.len();
+        }
+        Ok(())
+    }
+
+    /// A filtee stands before its filter, so its own needs come next.
+    fn load_filters(
+        &mut self,
+        from: usize,
+        object: &Object,
+        queue: &mut VecDeque<usize>,
+    ) -> Result<(), SearchError> {
+        let mut filtees = Vec::new();
+        for filter in &object.filters {
+            let dependency = if filter.required { Dependency::Filter } else { Dependency::Auxiliary };
+            let new = self.request(from, &filter.name, dependency)?;
+            if new.is_empty()
+                && let Some(Outcome::Found { object, .. }) = self.resolution.edges.last().map(|e| &e.outcome)
+                && let Some(later) = queue.iter().position(|waiting| waiting == object)
+            {
+                queue.remove(later);
+                filtees.push(*object);
+            }
+            filtees.extend(new);
+        }
+        for filtee in filtees.into_iter().rev() {
+            queue.push_front(filtee);
+        }
+        Ok(())
+    }
+
+    /// Each audit library is loaded into a namespace of its own, where nothing is loaded yet.
+    fn load_audits(&mut self) -> Result<(), SearchError> {
         if self.loader.kind == LoaderKind::Musl {
             return Ok(());
         }
         let main = self.resolution.objects[0].object.clone();
+        let programs = self.namespace;
         for list in [&main.audit, &main.depaudit].into_iter().flatten() {
             for name in list.as_bytes().split(|byte| *byte == b':').filter(|name| !name.is_empty()) {
-                let queue = self.request(0, OsStr::from_bytes(name), Dependency::Audit)?;
-                self.load_needs(queue.into())?;
+                self.namespace = self.search.names.namespace();
+                let new = self.request(0, OsStr::from_bytes(name), Dependency::Audit)?;
+                self.load_needs(new.into())?;
+            }
+        }
+        self.namespace = programs;
+        Ok(())
+    }
+
+    /// Follows the dlopen notes of all objects: what is required first, so that what comes in by it is
+    /// not taken for optional.
+    fn load_features(&mut self) -> Result<(), SearchError> {
+        const ORDER: [Priority; 3] = [Priority::Required, Priority::Recommended, Priority::Suggested];
+        let mut seen = [0; ORDER.len()];
+        while let Some(rank) = seen.iter().position(|seen| *seen < self.resolution.objects.len()) {
+            let from = seen[rank];
+            seen[rank] += 1;
+            let object = self.resolution.objects[from].object.clone();
+            for (index, feature) in object.features.iter().flatten().enumerate() {
+                if feature.priority != ORDER[rank] {
+                    continue;
+                }
+                let request =
+                    Request { from, dependency: Dependency::Note(feature.priority), feature: Some(index) };
+                if !self.search.rules.follow(feature) {
+                    self.record(request, feature.sonames[0].as_os_str().into(), Outcome::LeftOut);
+                    continue;
+                }
+                // The first that is there; when none is, the last says so.
+                for (number, soname) in feature.sonames.iter().enumerate() {
+                    let soname = self.search.names.id(soname);
+                    let answer = self.look(request, soname)?;
+                    if answer.is_available() || number + 1 == feature.sonames.len() {
+                        let new = self.enter(request, soname, answer);
+                        self.load_needs(new.into())?;
+                        break;
+                    }
+                }
             }
         }
         Ok(())
     }
 
+    fn asks(&mut self, of: usize) -> Rc<Asks> {
+        let Loaded { file, object, .. } = &self.resolution.objects[of];
+        self.search.files.asks(*file, object, &mut self.search.names)
+    }
+
     /// Looks for one name; gives the objects that are new by it.
-    pub fn request(
-        &mut self,
-        from: usize,
-        name: &OsStr,
-        dependency: Dependency,
-    ) -> Result<Vec<usize>, SearchError> {
+    fn request(&mut self, from: usize, name: &OsStr, kind: Dependency) -> Result<Vec<usize>, SearchError> {
+        let name = self.search.names.id(name);
+        self.request_id(from, name, kind)
+    }
+
+    fn request_id(&mut self, from: usize, name: NameId, kind: Dependency) -> Result<Vec<usize>, SearchError> {
+        let request = Request { from, dependency: kind, feature: None };
+        let answer = self.look(request, name)?;
+        let again = matches!(answer, Answer::Loaded(_)) && self.resolution.objects[from].variant;
+        let mut new = self.enter(request, name, answer);
+        if again {
+            new.extend(self.request_variant(request, name)?);
+        }
+        Ok(new)
+    }
+
+    /// Where only some processors load the requester, they may not have loaded what answers to the name
+    /// on others: what they would find is found as well.
+    fn request_variant(&mut self, request: Request, name: NameId) -> Result<Vec<usize>, SearchError> {
+        match self.look_afresh(request, name)? {
+            Answer::Searched(Some(Hit::File(path, file, via)), sight)
+                if self.search.files.loaded(self.namespace, file).is_none() =>
+            {
+                let hit = Some(Hit::File(path, file, via));
+                Ok(self.enter(request, name, Answer::Searched(hit, sight)))
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn look(&mut self, request: Request, name: NameId) -> Result<Answer, SearchError> {
         if self.resolution.objects.len() > MAXIMUM_OBJECTS {
             return Err(SearchError::TooManyObjects);
         }
-        // The kernel's own object is no file.
-        if matches!(name.as_bytes(), b"linux-vdso.so.1" | b"linux-gate.so.1") {
-            return Ok(Vec::new());
+        if self.resolution.edges.len() > MAXIMUM_REQUESTS {
+            return Err(SearchError::TooManyRequests);
         }
-        let request = Request { from, name, dependency, architecture: self.architecture };
+        let loaded = match (self.search.names.form(name), self.loader.kind) {
+            (Form::Kernel, _) => return Ok(Answer::Kernel),
+            (Form::Plain, LoaderKind::Glibc) => self.search.names.answer(self.namespace, name),
+            (Form::Special, LoaderKind::Glibc) => self.loaded_special(request.from, name),
+            (_, LoaderKind::Musl) => self.loaded_musl(name),
+        };
+        match loaded {
+            Some(object) => Ok(Answer::Loaded(object)),
+            None => self.look_afresh(request, name),
+        }
+    }
+
+    fn look_afresh(&mut self, request: Request, name: NameId) -> Result<Answer, SearchError> {
         let mut sight = Sight::default();
-        let hit = match self.loader.kind {
-            LoaderKind::Glibc => {
-                let names = self.expand(from, name.as_bytes());
-                if let Some(object) = names.iter().find_map(|name| self.loaded(OsStr::from_bytes(name))) {
-                    return Ok(self.found_loaded(&request, object));
-                }
-                self.find_glibc(&request, &names, &mut sight)
+        let hit = match (self.search.names.form(name), self.loader.kind) {
+            (Form::Special, LoaderKind::Glibc) => {
+                let text = self.search.names.text(name).clone();
+                let names = self.expand(request.from, text.as_bytes());
+                self.find_special(request.from, &names, &mut sight)
             }
-            LoaderKind::Musl => {
-                if let Some(object) = self.loaded_musl(name) {
-                    return Ok(self.found_loaded(&request, object));
-                }
-                self.find_musl(&request, &mut sight)
+            (_, LoaderKind::Glibc) => self.find_glibc(request.from, name, &mut sight),
+            (_, LoaderKind::Musl) => {
+                // Only what an object needs is looked for along its own path.
+                let searcher = match request.dependency {
+                    Dependency::Preload => None,
+                    Dependency::Dlopen | Dependency::Note(_) => self.resolution.objects[0].searcher,
+                    _ => self.resolution.objects[request.from].searcher,
+                };
+                let text = self.search.names.text(name).clone();
+                self.find_musl(searcher, &text, &mut sight)
             }
         };
-        Ok(self.enter(&request, hit, sight))
+        if self.look_ups > MAXIMUM_LOOK_UPS {
+            return Err(SearchError::TooManyLookUps);
+        }
+        Ok(Answer::Searched(hit, sight))
     }
 
-    fn found_loaded(&mut self, request: &Request<'_>, object: usize) -> Vec<usize> {
-        // A library names no interpreter, so this is the first word of the loader's own path.
-        let loaded = &self.resolution.objects[object];
-        let first = loaded.is_loader && self.resolution.objects[0].object.interpreter.is_none();
-        let path = first.then(|| loaded.path.clone());
-        let outcome = Outcome::Found { object, path, via: Via::Loaded, first: false };
-        self.record(request, outcome);
-        Vec::new()
+    /// An object that answers to a name with a slash or a token: by that name, or by its path.
+    fn loaded_special(&mut self, from: usize, name: NameId) -> Option<usize> {
+        let text = self.search.names.text(name).clone();
+        let names = self.expand(from, text.as_bytes());
+        names.iter().find_map(|name| {
+            let name = OsStr::from_bytes(name);
+            self.answer(name).or_else(|| {
+                let is_it = |loaded: &Loaded| !loaded.variant && loaded.path.as_os_str() == name;
+                self.resolution.objects.iter().skip(1).position(is_it).map(|at| at + 1)
+            })
+        })
     }
 
-    fn record(&mut self, request: &Request<'_>, outcome: Outcome) {
-        self.resolution.edges.push(Edge {
-            from: request.from,
-            dependency: request.dependency,
-            name: request.name.to_owned(),
-            outcome,
-        });
+    fn record(&mut self, request: Request, name: Rc<OsStr>, outcome: Outcome) {
+        let Request { from, dependency, feature } = request;
+        self.resolution.edges.push(Edge { from, dependency, name, feature, outcome });
     }
 
-    fn enter(&mut self, request: &Request<'_>, hit: Option<Hit>, sight: Sight) -> Vec<usize> {
+    fn enter(&mut self, request: Request, id: NameId, answer: Answer) -> Vec<usize> {
+        let name = self.search.names.text(id).clone();
+        let (hit, sight) = match answer {
+            Answer::Kernel => return Vec::new(),
+            Answer::Loaded(object) => {
+                // A library names no interpreter, so this is the first word of the loader's own path.
+                let loaded = &self.resolution.objects[object];
+                let first = loaded.is_loader && self.resolution.objects[0].object.interpreter.is_none();
+                let path = first.then(|| loaded.path.clone());
+                let outcome = Outcome::Found { object, path, via: Via::Loaded, first: false };
+                self.record(request, name, outcome);
+                return Vec::new();
+            }
+            Answer::Searched(hit, sight) => (hit, sight),
+        };
         let mut new = Vec::new();
         let mut variants = sight.variants.into_iter();
         let primary = match hit {
-            Some(Hit::Found(path, identity, object, via)) => Some((path, identity, object, via)),
+            Some(Hit::File(path, file, via)) => Some((path, file, via)),
             Some(Hit::Malformed(path, defect)) => {
-                self.record(request, Outcome::Malformed { path, defect });
+                self.record(request, name.clone(), Outcome::Malformed { path, defect });
                 None
             }
-            None => {
+            Some(Hit::Nowhere) | None => {
                 // Without a file for every processor the best of the others stands for it.
                 let variant = variants.next();
                 if variant.is_none() {
                     let searched = sight.searched.iter().map(|directory| directory.path.clone()).collect();
-                    self.record(request, Outcome::Missing { searched });
+                    self.record(request, name.clone(), Outcome::Missing { searched });
                 }
                 variant
             }
         };
-        for (index, (path, identity, object, via)) in primary.into_iter().chain(variants).enumerate() {
-            let loaded = self.resolution.objects.iter().position(|loaded| loaded.identity == identity);
+        for (index, (path, file, via)) in primary.into_iter().chain(variants).enumerate() {
+            let loaded = self.search.files.loaded(self.namespace, file);
             let at = loaded.unwrap_or(self.resolution.objects.len());
             if loaded.is_none() {
+                let object = self.search.files.object(file).clone().expect("BUG: only sound files are taken");
+                let requester = &self.resolution.objects[request.from];
+                let own = has_list(self.loader.kind, &object).then_some(at);
                 self.resolution.objects.push(Loaded {
                     path: path.clone(),
-                    identity,
+                    identity: self.search.files.identity(file),
                     object,
-                    names: Vec::new(),
                     loader: Some(request.from),
-                    variant: index > 0,
+                    variant: index > 0 || requester.variant,
+                    optional: requester.optional || request.dependency.is_optional(),
                     is_loader: false,
+                    named: false,
+                    file,
+                    searcher: own.or(requester.searcher),
+                    list: None,
+                    requests: 0..0,
                 });
+                self.search.files.load(self.namespace, file, at);
                 new.push(at);
             }
-            self.learn_names(at, request.name, &path, index > 0);
+            let variant = index > 0 || self.resolution.objects[at].variant;
+            self.learn_names(at, id, variant);
             let outcome = Outcome::Found { object: at, path: Some(path), via, first: loaded.is_none() };
-            self.record(request, outcome);
+            self.record(request, name.clone(), outcome);
         }
         new
     }
 
-    fn learn_names(&mut self, at: usize, name: &OsStr, path: &Path, variant: bool) {
-        let names = match self.loader.kind {
-            _ if variant => Vec::new(),
-            LoaderKind::Glibc => vec![name.to_owned(), path.as_os_str().to_owned()],
+    fn learn_names(&mut self, at: usize, name: NameId, variant: bool) {
+        match self.loader.kind {
+            _ if variant => {}
+            LoaderKind::Glibc => {
+                self.search.names.learn(self.namespace, name, at);
+                self.learn_soname(at);
+            }
             // A path that was asked for as such gives no name.
-            LoaderKind::Musl if name.as_bytes().contains(&b'/') => Vec::new(),
-            LoaderKind::Musl if self.resolution.objects[at].names.is_empty() => {
-                self.resolution.objects[at].path.file_name().map(OsStr::to_owned).into_iter().collect()
+            LoaderKind::Musl if self.search.names.text(name).as_bytes().contains(&b'/') => {}
+            LoaderKind::Musl if !self.resolution.objects[at].named => {
+                self.resolution.objects[at].named = true;
+                let path = self.resolution.objects[at].path.clone();
+                self.learn(at, path.file_name().unwrap_or_default());
             }
-            LoaderKind::Musl => Vec::new(),
-        };
-        let known = &mut self.resolution.objects[at].names;
-        for name in names {
-            if !known.contains(&name) {
-                known.push(name);
-            }
+            LoaderKind::Musl => {}
+        }
+    }
+
+    fn learn(&mut self, at: usize, name: &OsStr) {
+        let name = self.search.names.id(name);
+        self.search.names.learn(self.namespace, name, at);
+    }
+
+    fn learn_soname(&mut self, at: usize) {
+        if let Some(soname) = self.asks(at).soname {
+            self.search.names.learn(self.namespace, soname, at);
         }
     }
 
     /// An object that answers to `name`: by a name that it was asked for, or by its SONAME.
-    fn loaded(&self, name: &OsStr) -> Option<usize> {
-        self.resolution.objects.iter().position(|loaded| {
-            !loaded.variant
-                && (loaded.names.iter().any(|known| known == name)
-                    || loaded.object.soname.as_deref() == Some(name))
-        })
-    }
-
-    fn loaded_musl(&self, name: &OsStr) -> Option<usize> {
-        // musl has all of these in its loader.
-        let reserved = name.as_bytes().strip_prefix(b"lib").is_some_and(|rest| {
-            [&b"c."[..], b"pthread.", b"rt.", b"m.", b"dl.", b"util.", b"xnet."]
-                .iter()
-                .any(|library| rest.starts_with(library))
-        });
-        self.resolution.objects.iter().position(|loaded| {
-            (reserved && loaded.is_loader)
-                || (!name.as_bytes().contains(&b'/') || loaded.is_loader)
-                    && loaded.names.iter().any(|known| known == name)
-        })
+    pub fn answer(&mut self, name: &OsStr) -> Option<usize> {
+        let name = self.search.names.id(name);
+        self.search.names.answer(self.namespace, name)
     }
 
     /// The directory that `$ORIGIN` stands for: of the path as it was found, links not resolved.
-    fn origin(&self, of: usize) -> Option<Vec<u8>> {
-        let path = &self.resolution.objects[of].path;
-        let path = self.absolute(path)?;
+    pub fn origin(&self, of: usize) -> Option<Vec<u8>> {
+        let path = self.absolute(&self.resolution.objects[of].path)?;
         path.parent().map(|parent| parent.as_os_str().as_bytes().to_vec())
     }
 
@@ -272,252 +482,103 @@ impl<'s, 'r> Run<'s, 'r> {
         token::expand(text, tokens)
     }
 
-    fn find_glibc(&mut self, request: &Request<'_>, names: &[Vec<u8>], sight: &mut Sight) -> Option<Hit> {
-        if names.iter().any(|name| name.contains(&b'/')) {
-            return names.iter().find_map(|name| self.open_path(Path::new(OsStr::from_bytes(name)), request));
-        }
-        let name = OsStr::from_bytes(names.first()?);
-        let request = &Request { name, ..*request };
-        let requester = self.resolution.objects[request.from].object.clone();
-        if requester.runpath.is_none() {
-            let mut at = Some(request.from);
-            let mut seen_main = false;
-            while let Some(of) = at {
-                seen_main |= of == 0;
-                if let Some(hit) = self.find_in_rpath(of, request, sight) {
-                    return Some(hit);
-                }
-                at = self.resolution.objects[of].loader;
-            }
-            if !seen_main && let Some(hit) = self.find_in_rpath(0, request, sight) {
-                return Some(hit);
-            }
-        }
-        if let Some(runpath) = requester.runpath.clone() {
-            let list = self.list(request.from, runpath.as_bytes());
-            if let Some(hit) = self.find_in(&list, request, &Via::Runpath, sight) {
-                return Some(hit);
-            }
-        }
-        let default_directories: Vec<Element> =
-            self.loader.default_directories.iter().map(|path| Element::always(path)).collect();
-        if let Some(hit) = self.find_in_cache(request, requester.is_nodeflib(), sight) {
-            return Some(hit);
-        }
-        if requester.is_nodeflib() {
-            return None;
-        }
-        self.find_in(&default_directories, request, &Via::Default, sight)
-    }
-
-    fn find_in_rpath(&mut self, of: usize, request: &Request<'_>, sight: &mut Sight) -> Option<Hit> {
-        let rpath = self.resolution.objects[of].object.rpath.clone()?;
-        let list = self.list(of, rpath.as_bytes());
-        let via = Via::Rpath(self.resolution.objects[of].path.clone());
-        self.find_in(&list, request, &via, sight)
-    }
-
-    fn find_in_cache(&mut self, request: &Request<'_>, nodeflib: bool, sight: &mut Sight) -> Option<Hit> {
-        let loader = self.loader.clone();
-        let cache = self.search.cache(&loader)?;
-        let flags = ldcache::accepted_flags(request.architecture);
-        let mut baseline = None;
-        for entry in cache.find(request.name, flags).filter(|entry| entry.path.is_absolute()) {
-            // By text, so what lies below a default directory is left out too.
-            let is_default = || {
-                loader.default_directories.iter().any(|directory| {
-                    let path = entry.path.as_os_str().as_bytes();
-                    path.strip_prefix(directory.as_os_str().as_bytes())
-                        .is_some_and(|rest| rest.starts_with(b"/"))
-                })
-            };
-            if nodeflib && is_default() {
-                continue;
-            }
-            let variant = match &entry.hardware {
-                Hardware::Baseline if baseline.is_some() => continue,
-                Hardware::Baseline => false,
-                Hardware::Named { .. } => true,
-                Hardware::Legacy(_) if loader.legacy_hwcaps => true,
-                Hardware::Legacy(_) => continue,
-            };
-            match self.accept(&entry.path, request.architecture) {
-                Accepted::Object(identity, object) if variant => {
-                    sight.variants.push((entry.path.clone(), identity, object, Via::Cache));
-                }
-                Accepted::Object(identity, object) => {
-                    baseline = Some(Hit::Found(entry.path.clone(), identity, object, Via::Cache));
-                }
-                Accepted::Fatal(defect) => return Some(Hit::Malformed(entry.path.clone(), defect)),
-                Accepted::Next | Accepted::Abandon => {}
-            }
-        }
-        baseline
-    }
-
-    fn find_musl(&mut self, request: &Request<'_>, sight: &mut Sight) -> Option<Hit> {
-        if request.name.as_bytes().contains(&b'/') {
-            return self.open_path(Path::new(request.name), request);
-        }
-        let mut at = Some(request.from);
-        while let Some(of) = at {
-            let loaded = &self.resolution.objects[of];
-            at = loaded.loader;
-            let (text, via) = match (&loaded.object.runpath, &loaded.object.rpath) {
-                (Some(runpath), _) => (runpath.clone(), Via::Runpath),
-                (None, Some(rpath)) => (rpath.clone(), Via::Rpath(loaded.path.clone())),
-                (None, None) => continue,
-            };
-            let Some(origin) = self.origin(of) else { continue };
-            let Some(text) = token::expand_musl(text.as_bytes(), &origin) else { continue };
-            let list: Vec<Element> = text
-                .split(|byte| b":\n".contains(byte))
-                .filter(|element| !element.is_empty())
-                .map(|element| Element::always(Path::new(OsStr::from_bytes(element))))
-                .collect();
-            if let Some(hit) = self.find_in(&list, request, &via, sight) {
-                return Some(hit);
-            }
-        }
-        let default_directories: Vec<Element> =
-            self.loader.default_directories.iter().map(|path| Element::always(path)).collect();
-        self.find_in(&default_directories, request, &Via::Default, sight)
-    }
-
-    /// The directories of an RPATH or RUNPATH, tokens replaced; an empty element is the working
+    /// The directories of a list of glibc's, tokens replaced; an empty element is the working
     /// directory.
-    fn list(&self, of: usize, text: &[u8]) -> Vec<Element> {
+    pub fn split(&mut self, of: usize, text: &[u8], separators: &[u8]) -> Rc<[Element]> {
         let mut list: Vec<Element> = Vec::new();
         if text.is_empty() {
-            return list;
+            return list.into();
         }
-        for element in text.split(|byte| *byte == b':') {
+        let mut length = 0;
+        for element in text.split(|byte| separators.contains(byte)) {
             let expansions = self.expand(of, element);
             let last = expansions.len().saturating_sub(1);
             for (index, mut directory) in expansions.into_iter().enumerate() {
+                // What is too long to be opened stays so.
+                directory.truncate(MAXIMUM_PATH);
                 while directory.len() > 1 && directory.ends_with(b"/") {
                     directory.pop();
                 }
                 let directory = PathBuf::from(OsString::from_vec(directory));
-                if !list.iter().any(|element| element.directory == directory) {
+                if !list.iter().any(|element| element.directory.as_os_str() == directory.as_os_str()) {
+                    length += directory.as_os_str().len();
                     list.push(Element { directory, variant: index < last });
                 }
             }
         }
-        list
+        // A list of nothing but `$ORIGIN` in a deep directory grows to megabytes for each object.
+        self.look_ups += length / LENGTH_OF_A_LOOK_UP;
+        list.into()
     }
 
-    fn find_in(
-        &mut self,
-        list: &[Element],
-        request: &Request<'_>,
-        via: &Via,
-        sight: &mut Sight,
-    ) -> Option<Hit> {
+    fn split_library_path(&mut self) -> Rc<[Element]> {
+        let Some(text) = self.search.environment.library_path.clone() else { return Rc::new([]) };
+        match self.loader.kind {
+            LoaderKind::Glibc => self.split(0, text.as_bytes(), b":;"),
+            LoaderKind::Musl => super::musl::split(text.as_bytes()),
+        }
+    }
+
+    /// Looks into the directories of a list, one after the other.
+    pub fn find_in(&mut self, list: &[Element], name: &OsStr, via: &Via, sight: &mut Sight) -> Option<Hit> {
         let glibc = self.loader.kind == LoaderKind::Glibc;
         for Element { directory: element, variant: platform } in list {
             let Some(place) = self.absolute(element) else {
-                if !self.resolution.relative.contains(element) {
-                    self.resolution.relative.push(element.clone());
-                }
+                self.note_relative(element);
                 continue;
             };
+            if self.look_ups > MAXIMUM_LOOK_UPS {
+                return Some(Hit::Nowhere);
+            }
+            self.look_ups += 1;
             let directory = self.search.directory(&place, glibc && self.loader.legacy_hwcaps);
             sight.searched.push(directory.clone());
             if !directory.exists {
                 continue;
             }
-            for variant in directory.variants.iter().filter(|_| glibc) {
-                let path = variant.join(request.name);
-                match self.accept(&path, request.architecture) {
-                    Accepted::Object(identity, object) => {
-                        sight.variants.push((path, identity, object, via.clone()));
-                    }
+            let variants = directory.variants.iter().filter(|_| glibc).map(|variant| (variant, true));
+            for (directory, is_variant) in variants.chain([(&place, *platform)]) {
+                let path: Rc<Path> = directory.join(name).into();
+                match self.accept(&path) {
+                    Accepted::File(file) if is_variant => sight.variants.push((path, file, via.clone())),
+                    Accepted::File(file) => return Some(Hit::File(path, file, via.clone())),
                     Accepted::Fatal(defect) => return Some(Hit::Malformed(path, defect)),
                     Accepted::Next => {}
-                    Accepted::Abandon => return None,
+                    // musl gives the whole search up, glibc this list.
+                    Accepted::Abandon => return (!glibc).then_some(Hit::Nowhere),
                 }
-            }
-            let path = element.join(request.name);
-            let place = place.join(request.name);
-            match self.accept(&place, request.architecture) {
-                Accepted::Object(identity, object) if *platform => {
-                    sight.variants.push((place, identity, object, via.clone()));
-                }
-                Accepted::Object(identity, object) => {
-                    return Some(Hit::Found(place, identity, object, via.clone()));
-                }
-                Accepted::Fatal(defect) => return Some(Hit::Malformed(path, defect)),
-                Accepted::Next => {}
-                Accepted::Abandon => return None,
             }
         }
         None
     }
 
-    /// Opens a name that is a path.
-    fn open_path(&mut self, path: &Path, request: &Request<'_>) -> Option<Hit> {
-        let Some(place) = self.absolute(path) else {
+    fn note_relative(&mut self, path: &Path) {
+        if !self.resolution.relative.iter().any(|known| known.as_os_str() == path.as_os_str()) {
             self.resolution.relative.push(path.to_owned());
+        }
+    }
+
+    /// Opens a name that is a path.
+    pub fn open_path(&mut self, path: &Path) -> Option<Hit> {
+        let Some(place) = self.absolute(path) else {
+            self.note_relative(path);
             return None;
         };
-        match self.accept(&place, request.architecture) {
-            Accepted::Object(identity, object) => Some(Hit::Found(place, identity, object, Via::Path)),
+        let place: Rc<Path> = place.into();
+        match self.accept(&place) {
+            Accepted::File(file) => Some(Hit::File(place, file, Via::Path)),
             Accepted::Fatal(defect) => Some(Hit::Malformed(place, defect)),
             Accepted::Next | Accepted::Abandon => None,
         }
     }
 
-    /// Whether the loader would take what is at `path`: glibc's `open_verify`.
-    fn accept(&mut self, path: &Path, wanted: Architecture) -> Accepted {
-        let glibc = self.loader.kind == LoaderKind::Glibc;
-        match self.search.candidate(path) {
-            Candidate::Missing => Accepted::Next,
-            Candidate::Abandon => Accepted::Abandon,
-            Candidate::Object(identity, object) => {
-                let verdict = compare(object.architecture, wanted, object.irregular, glibc);
-                match verdict {
-                    Some(accepted) => accepted,
-                    None if !object.dynamic => Accepted::Fatal(Defect::NoDynamic),
-                    None => Accepted::Object(identity, object),
-                }
-            }
-            Candidate::Malformed(Malformed { architecture: Some(architecture), defect }) => {
-                compare(architecture, wanted, Some(defect), glibc).unwrap_or(Accepted::Fatal(defect))
-            }
-            Candidate::Malformed(Malformed { architecture: None, defect }) => Accepted::Fatal(defect),
-        }
+    pub fn accept(&mut self, path: &Path) -> Accepted {
+        self.look_ups += 1;
+        self.search.accept(path, self.architecture, &self.loader)
     }
 }
 
-enum Accepted {
-    Object(Identity, Rc<Object>),
-    Next,
-    Abandon,
-    Fatal(Defect),
-}
-
-/// glibc's order of checks: class, then the rest of the header, then the machine.
-fn compare(
-    found: Architecture,
-    wanted: Architecture,
-    defect: Option<Defect>,
-    glibc: bool,
-) -> Option<Accepted> {
-    if !glibc {
-        return (found != wanted).then_some(Accepted::Fatal(Defect::Architecture));
-    }
-    if found.class != wanted.class {
-        return Some(Accepted::Next);
-    }
-    if found.little_endian != wanted.little_endian {
-        return Some(Accepted::Fatal(Defect::ByteOrder));
-    }
-    if let Some(defect) = defect.filter(|defect| defect.precedes_machine()) {
-        return Some(Accepted::Fatal(defect));
-    }
-    if found.machine != wanted.machine {
-        return Some(Accepted::Next);
-    }
-    defect.map(Accepted::Fatal)
+/// Whether an object has a path list that serves what its libraries need, too.
+fn has_list(kind: LoaderKind, object: &Object) -> bool {
+    object.rpath.is_some() || kind == LoaderKind::Musl && object.runpath.is_some()
 }
