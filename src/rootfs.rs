@@ -9,10 +9,14 @@
 //!         lock                            what the tree holds; every user of the tree holds it flocked
 //!         seal                            inode, times, mode and owner of every path, see seal.rs
 //!         inputs                          what it was made from, see inputs.rs
-//!         sources                         digests by inode, so that a rebuild need not read again
+//!     spec                                where the spec is: `gc` looks whether it is still there
 //!     staging-UNIQUE/                     a build that runs (flocked) or was killed
 //!     trash-UNIQUE/                       on its way out
+//! STATE/store/                            files that the trees share, see store.rs
 //! ```
+//!
+//! Locks are taken in this order: `STATE/rootfs` (shared while a build runs, alone by who removes a spec's
+//! directory), the spec's directory, a generation's `lock` (never waited for), the store.
 //!
 //! Nothing is synced to the disk: after a power cut a torn generation fails its seal and is built anew.
 
@@ -20,14 +24,19 @@ mod build;
 mod copy;
 mod directory;
 mod inputs;
+mod ledger;
 mod output;
+mod progress;
 mod seal;
 mod sources;
 mod staging;
 mod state;
+mod store;
+mod table;
 mod verify;
 mod write;
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -39,17 +48,24 @@ use nix::sys::stat::{Mode, fstat, fstatat};
 use crate::caller::Caller;
 use crate::error::StageError;
 use crate::manifest::ManifestError;
-use crate::manifest::lock::{Lock, LockError};
+use crate::manifest::lock::{Lock, LockError, Locked};
 use crate::path::{HostPath, JailPath};
 use crate::spec::Spec;
+
+use directory::{Descent, last_name};
+use ledger::Stamp;
+use seal::{Checked, Moved};
+use store::Store;
 
 pub use build::{BuildOptions, Built, build, preview};
 pub use copy::CopyFault;
 pub use inputs::{Freshness, Staleness};
 pub use output::{lock_path, read_lock, save_lock};
+pub use progress::Progress;
 pub use seal::{Seal, SealError};
 pub use state::State;
 pub use verify::{Change, Difference, verify};
+pub use write::Tally;
 
 /// How many differences an error names; `verify` lists all.
 const NAMED: usize = 5;
@@ -360,18 +376,70 @@ impl Rootfs {
 
     /// Compares inode, times, mode, size and owner of every path with those at the end of the build:
     /// about a microsecond a path, and nothing but stat(2). Whatever was written, added, removed or
-    /// given other rights since then is found, by the change time that only the kernel sets.
+    /// given other rights since then is found, by the change time that only the kernel sets. Where that
+    /// moved because other trees share the file, the store tells, or the file is read: see store.rs.
     ///
     /// # Errors
     /// The paths that differ, or a seal that cannot be read.
     pub fn check_seal(&self) -> Result<(), RootfsError> {
-        let seal = Seal::parse(self.read("seal")?)
+        let mut seal = Seal::parse(self.read("seal")?)
             .map_err(|source| RootfsError::Seal { path: self.path.join("seal"), source })?;
-        seal.check(self.root.as_fd()).map_err(|mut differences| {
-            let total = differences.len();
-            differences.truncate(NAMED);
-            RootfsError::Tampered { directory: self.tree(), differences, total }
-        })
+        let Checked { mut differences, moved } = seal.check(self.root.as_fd());
+        let (mut right, unknown) = self.as_jailmk_left_them(moved);
+        if !unknown.is_empty() {
+            differences.extend(self.read_again(unknown, &mut right)?);
+        }
+        if differences.is_empty() {
+            if !right.is_empty() {
+                seal.refresh(&right);
+                // Only the next check is slower without it.
+                let generation = self.generation.as_fd();
+                let _ = directory::replace_file(generation, "seal".as_ref(), build::OWN, seal.as_bytes());
+            }
+            return Ok(());
+        }
+        differences.sort_by(|a, b| a.path.cmp(&b.path));
+        let total = differences.len();
+        differences.truncate(NAMED);
+        Err(RootfsError::Tampered { directory: self.tree(), differences, total })
+    }
+
+    /// The files whose time of change is one that the store's ledger has, and the others.
+    fn as_jailmk_left_them(&self, moved: Vec<Moved>) -> (Vec<Moved>, Vec<Moved>) {
+        if moved.is_empty() {
+            return Default::default();
+        }
+        let known: HashSet<Stamp> = Store::ledger_of_generation(self.generation.as_fd())
+            .map(|ledger| ledger.stamps().collect())
+            .unwrap_or_default();
+        moved.into_iter().partition(|moved| known.contains(&Stamp::of(&moved.found)))
+    }
+
+    /// Those that are not what was built; the others go to `right`.
+    fn read_again(&self, moved: Vec<Moved>, right: &mut Vec<Moved>) -> Result<Vec<Difference>, RootfsError> {
+        let lock = self.lock()?;
+        let mut descent = Descent::new(self.root.as_fd());
+        let mut buffer = Vec::new();
+        let mut changed = Vec::new();
+        for mut moved in moved {
+            let confirmed = match lock.get(&moved.path).and_then(Locked::content) {
+                Some(content) => descent.parent_of(&moved.path).and_then(|parent| {
+                    Store::confirm(parent, last_name(&moved.path), &moved.found, &content, &mut buffer)
+                }),
+                None => Ok(None),
+            };
+            let what = match confirmed {
+                Ok(Some(stamp)) => {
+                    moved.changed = stamp.changed;
+                    right.push(moved);
+                    continue;
+                }
+                Ok(None) => Change::Content,
+                Err(errno) => Change::Unreadable(errno),
+            };
+            changed.push(Difference { path: moved.path, what });
+        }
+        Ok(changed)
     }
 
     /// Compares the tree with its lock, every byte of it, and lists every difference.

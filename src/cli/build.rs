@@ -57,7 +57,7 @@ impl Build {
             (_, false) => None,
         };
         let output = self.output.as_deref().map(|path| caller.locate(path)).transpose()?;
-        let options = BuildOptions { output, locked: locked.as_ref() };
+        let options = BuildOptions { output, locked: locked.as_ref(), progress: None };
         let built = build(&spec, &State::open()?, &options, &closure)?;
         let lock = match &options.output {
             Some(output) => Some(HostPath::new(output, appended(output.as_path(), ".lock"))),

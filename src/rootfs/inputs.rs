@@ -19,7 +19,9 @@ use crate::manifest::{Manifest, ManifestError, MountPoint, Node};
 use crate::path::HostPath;
 use crate::spec::{FileRule, SourceOrigin, Spec};
 
-const HEADER: &str = "jailmk-inputs 1\n";
+const HEADER: &str = "jailmk-inputs 2\n";
+/// Without it a text that was cut off after a line would pass for whole.
+const END: &str = "end\n";
 /// These change when a package is installed, removed or upgraded.
 const ALWAYS_WATCHED: &[&str] = &["/etc/ld.so.cache", "/var/lib/dpkg/status"];
 /// A `files` tree may hold any number of files, and each costs a microsecond at every enter.
@@ -67,7 +69,7 @@ pub(super) struct Inputs {
 struct Watch {
     inode: u64,
     size: u64,
-    modified: i128,
+    modified: i64,
 }
 
 impl Watch {
@@ -130,13 +132,14 @@ impl Inputs {
                 .expect("BUG: a string can be written to");
             text.push('\n');
         }
+        text.push_str(END);
         text
     }
 
     /// `None` if the text is none of [`Inputs::text`].
     pub(super) fn parse(text: &[u8]) -> Option<Inputs> {
         let text = std::str::from_utf8(text).ok()?.strip_prefix(HEADER)?;
-        let mut lines = text.strip_suffix('\n')?.split('\n');
+        let mut lines = text.strip_suffix(END)?.strip_suffix('\n')?.split('\n');
         let identity = parse_hex(lines.next()?.strip_prefix("spec ")?)?;
         let watched = lines.map(|line| {
             let mut columns = line.split(' ');

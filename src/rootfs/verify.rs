@@ -187,7 +187,7 @@ impl Comparison<'_> {
             Kind::File(content) => {
                 let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
                 let file = File::from(openat(parent, name, flags, Mode::empty())?);
-                let found = digest(file, content.size, &mut self.buffer)?;
+                let found = digest(&file, content.size, &mut self.buffer)?;
                 Ok((found != content.sha256).then_some(Change::Content))
             }
         }
@@ -216,7 +216,7 @@ impl Comparison<'_> {
 }
 
 /// Of at most `size` bytes and one more: a file that grows meanwhile is no reason to read forever.
-fn digest(file: File, size: u64, buffer: &mut [u8]) -> Result<[u8; 32], Errno> {
+pub(super) fn digest(file: &File, size: u64, buffer: &mut [u8]) -> Result<[u8; 32], Errno> {
     let mut digest = Sha256::new();
     let mut file = file.take(size + 1);
     loop {
