@@ -3,7 +3,9 @@
 mod build;
 mod ending;
 mod enter;
+mod gc;
 mod inspect;
+mod progress;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -45,6 +47,8 @@ enum Command {
     Why(Why),
     /// Compare a built root filesystem with its lock, byte for byte
     Verify(Verify),
+    /// Remove trees that no spec uses any more, and files that no tree uses
+    Gc(Gc),
     /// Try what this host can enforce, and name the cure for what is missing
     Check(Check),
     /// Write a commented spec for this directory
@@ -89,6 +93,9 @@ struct Build {
     /// Print what the jail would hold, and write nothing
     #[arg(long)]
     dry_run: bool,
+    /// Print the ten largest files too
+    #[arg(short, long, conflicts_with = "json")]
+    verbose: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -131,6 +138,9 @@ struct Why {
     spec: SpecRequired,
     /// A path in the jail
     path: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -154,6 +164,22 @@ impl SpecRequired {
 struct Verify {
     #[command(flatten)]
     spec: SpecArgument,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct Gc {
+    /// Remove every tree that no jail runs from; the next enter builds it anew
+    #[arg(long)]
+    all: bool,
+    /// Tell what would be removed, and remove nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -167,6 +193,9 @@ struct Check {
 struct Init {
     /// The jail's name [default: the directory's]
     name: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -244,6 +273,7 @@ pub fn run() -> ExitCode {
         Command::Tree(tree) => tree.run(),
         Command::Why(why) => why.run(),
         Command::Verify(verify) => verify.run(),
+        Command::Gc(gc) => gc.run(),
         Command::Check(check) => check.run(),
         Command::Init(init) => init.run(),
         Command::Schema => inspect::schema(),

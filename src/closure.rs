@@ -42,6 +42,8 @@ pub struct Closure {
     pub entries: BTreeMap<JailPath, Entry>,
     /// What was found that is no error, in the order it was found.
     pub notes: Vec<Note>,
+    /// The root of the tree that it was made from; the host's own when absent.
+    pub root: Option<HostPath>,
 }
 
 /// One path of the closure.
@@ -136,5 +138,7 @@ pub fn resolve(spec: &Spec, root: &SourceRoot) -> Result<Closure, ClosureError> 
     for directory in &rootfs.directories {
         collector.enter_directory(directory)?;
     }
-    collector.finish()
+    let mut closure = collector.finish()?;
+    closure.root = (!root.is_host()).then(|| root.path().clone());
+    Ok(closure)
 }

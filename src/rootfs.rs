@@ -23,6 +23,7 @@
 mod build;
 mod copy;
 mod directory;
+mod gc;
 mod inputs;
 mod ledger;
 mod output;
@@ -59,6 +60,7 @@ use store::Store;
 
 pub use build::{BuildOptions, Built, build, preview};
 pub use copy::CopyFault;
+pub use gc::{Collected, Fate, Reach, Removal, Trees, gc};
 pub use inputs::{Freshness, Staleness};
 pub use output::{lock_path, read_lock, save_lock};
 pub use progress::Progress;

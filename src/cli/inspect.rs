@@ -5,6 +5,8 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
+use serde_json::json;
+
 use crate::caller::Caller;
 use crate::cli::build::resolve;
 use crate::cli::{Check, Init, Outcome, Tree, Verify, Why, print};
@@ -56,7 +58,7 @@ impl Tree {
         let directory = Caller::current().directory;
         let trees = tree::tree(&root, &self.programs, directory.as_ref());
         if self.json {
-            print(format_args!("{:#}\n", serde_json::json!(trees)))?;
+            print(format_args!("{:#}\n", json!(trees)))?;
         } else if self.paths {
             let lines: Vec<String> =
                 tree::paths(&root, &trees).iter().map(|path| format!("{path}\n")).collect();
@@ -81,29 +83,38 @@ impl Why {
         })?;
         let closure = resolve(&spec, None)?;
         let manifest = Manifest::plan(&spec, &closure)?;
-        let Some(mut here) = manifest.resolve(&path).filter(|real| manifest.get(real).is_some()) else {
+        let real = manifest.resolve(&path).filter(|real| manifest.get(real).is_some());
+        let mut chain: Vec<(JailPath, &Reason)> = Vec::new();
+        let mut next = real.clone();
+        // Each path is named once: a library that needs itself in a circle ends the chain.
+        while let Some(here) = next.take().filter(|here| chain.iter().all(|(seen, _)| seen != here)) {
+            let Some(entry) = manifest.get(&here) else { break };
+            if let Reason::NeededBy { by, .. } = &entry.reason {
+                next = Some(by.clone());
+            }
+            chain.push((here, &entry.reason));
+        }
+        if self.json {
+            let chain: Vec<_> = chain
+                .iter()
+                .map(|(path, reason)| json!({ "path": path.to_string(), "reason": reason.to_string() }))
+                .collect();
+            let real = real.as_ref().map(ToString::to_string);
+            print(format_args!("{:#}\n", json!({ "path": path.to_string(), "is": real, "chain": chain })))?;
+            return Ok(u8::from(real.is_none()));
+        }
+        let Some(real) = real else {
             print(format_args!("{path} is not in the jail {}\n", spec.name))?;
             return Ok(1);
         };
         let mut lines = Vec::new();
-        if here != path {
-            lines.push(format!("{path} is {here}\n"));
+        if real != path {
+            lines.push(format!("{path} is {real}\n"));
         }
-        // Each path is named once: a library that needs itself in a circle ends the chain.
-        let mut seen = std::collections::BTreeSet::new();
-        while seen.insert(here.clone()) {
-            let Some(entry) = manifest.get(&here) else { break };
-            match &entry.reason {
-                Reason::NeededBy { by, how } => {
-                    lines.push(format!("{here}: needed by {by} ({how})\n"));
-                    here = by.clone();
-                }
-                reason => {
-                    lines.push(format!("{here}: {reason}\n"));
-                    break;
-                }
-            }
-        }
+        lines.extend(chain.iter().map(|(here, reason)| match reason {
+            Reason::NeededBy { by, how } => format!("{here}: needed by {by} ({how})\n"),
+            reason => format!("{here}: {reason}\n"),
+        }));
         print(lines.concat())?;
         Ok(0)
     }
@@ -116,6 +127,17 @@ impl Verify {
         let not_built = || InspectError::NotBuilt { name: spec.name.clone() };
         let (rootfs, _) = Rootfs::current(&State::open()?, &spec)?.ok_or_else(not_built)?;
         let differences = rootfs.verify()?;
+        if self.json {
+            let list: Vec<_> = differences
+                .iter()
+                .map(|difference| {
+                    json!({ "path": difference.path.to_string(), "difference": difference.what.to_string() })
+                })
+                .collect();
+            let tree = rootfs.tree().to_string();
+            print(format_args!("{:#}\n", json!({ "name": spec.name, "tree": tree, "differences": list })))?;
+            return Ok(u8::from(!differences.is_empty()));
+        }
         let lines: Vec<String> = differences.iter().map(|difference| format!("{difference}\n")).collect();
         print(lines.concat())?;
         if differences.is_empty() {
@@ -130,7 +152,7 @@ impl Check {
     pub(super) fn run(self) -> Outcome {
         let findings = host::check();
         if self.json {
-            print(format_args!("{:#}\n", serde_json::json!(findings)))?;
+            print(format_args!("{:#}\n", json!(findings)))?;
         } else {
             print(host::Table(&findings))?;
         }
@@ -157,7 +179,11 @@ impl Init {
             .open(path.as_path())
             .and_then(|mut file| file.write_all(text.as_bytes()))
             .map_err(|cause| InspectError::Init { path: path.clone(), cause })?;
-        print(format_args!("wrote {path}; `jailmk enter` builds and enters it\n"))?;
+        if self.json {
+            print(format_args!("{:#}\n", json!({ "spec": path.to_string() })))?;
+        } else {
+            print(format_args!("wrote {path}; `jailmk enter` builds and enters it\n"))?;
+        }
         Ok(0)
     }
 }

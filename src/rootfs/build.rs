@@ -223,7 +223,7 @@ fn publish(
         .and_then(|()| renameat(directory, fresh.as_str(), directory, "current"))
         .map_err(failed("replace the link", &path.join("current")))?;
     // The tree is there: what cannot be removed now is for the next build, or for `gc`.
-    let _ = retire(directory, Some(name.as_ref()), store);
+    let _ = retire(directory, Some(name.as_ref()), store, &[TRASH]);
     Ok((rootfs, false))
 }
 
@@ -233,11 +233,12 @@ pub(super) fn guard(directory: BorrowedFd<'_>, path: &HostPath) -> Result<Flock<
     Flock::lock(fd, FlockArg::LockExclusive).map_err(|(_, errno)| failed("lock", path)(errno))
 }
 
-/// Removes the generations that no jail uses, but for `current`.
+/// Removes the generations that no jail uses, but for `current`; and what is left by these prefixes.
 pub(super) fn retire(
     directory: BorrowedFd<'_>,
     current: Option<&OsStr>,
     store: &Store,
+    left: &[&str],
 ) -> Result<Tally, RootfsError> {
     for name in directory::names(directory).unwrap_or_default() {
         let text = OsStr::from_bytes(name.to_bytes());
@@ -250,18 +251,17 @@ pub(super) fn retire(
         let _ = renameat(directory, name.as_c_str(), directory, trash.as_os_str());
         drop(held);
     }
-    if !directory::names(directory).unwrap_or_default().iter().any(|name| is_trash(name)) {
+    let names = directory::names(directory).unwrap_or_default();
+    if !names.iter().any(|name| left.iter().any(|prefix| name.to_bytes().starts_with(prefix.as_bytes()))) {
         return Ok(Tally::default());
     }
     let mut held = store.lock()?;
-    collect_with(directory, TRASH, &mut |parent, name| held.unlink(parent, name));
+    for prefix in left {
+        collect_with(directory, prefix, &mut |parent, name| held.unlink(parent, name));
+    }
     let freed = held.freed();
     held.save(None)?;
     Ok(freed)
-}
-
-fn is_trash(name: &CStr) -> bool {
-    name.to_bytes().starts_with(TRASH.as_bytes())
 }
 
 /// The lock of a generation that nobody uses; nothing to hold if it has no lock file, as none that is

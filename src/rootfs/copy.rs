@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{FileStat, SFlag, fstat, lstat};
 use sha2::{Digest, Sha256};
 
 use super::sources::Stamp;
@@ -49,11 +49,13 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Opens it once. A pipe or a terminal cannot hold it up.
+    /// Opens it once. A pipe or a terminal cannot hold it up, and its path leads over no link: if it does
+    /// now, somebody has put one there since the closure was made.
     pub(super) fn open(origin: &HostPath) -> Result<Source, CopyFault> {
         let flags =
             OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-        let file = open(origin.as_path(), flags, Mode::empty()).map_err(|errno| match errno {
+        let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
+        let file = openat2(AT_FDCWD, origin.as_path(), how).map_err(|errno| match errno {
             Errno::ENOENT | Errno::ENOTDIR => CopyFault::Vanished,
             Errno::ELOOP | Errno::ENXIO => CopyFault::NotRegular,
             errno => CopyFault::Read(errno.into()),
@@ -66,6 +68,17 @@ impl Source {
             return Err(CopyFault::TooLarge);
         }
         Ok(Source { file: file.into(), before })
+    }
+
+    /// What is at `origin`, without reading it. The host's own directories do not become links under our
+    /// hands; those of another tree may, and must not lead out of it.
+    pub(super) fn inspect(origin: &HostPath, in_tree: bool) -> Result<FileStat, Errno> {
+        if !in_tree {
+            return lstat(origin.as_path());
+        }
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
+        fstat(&openat2(AT_FDCWD, origin.as_path(), how)?)
     }
 
     pub(super) fn stamp(&self) -> Stamp {

@@ -301,8 +301,7 @@ impl Locked<'_> {
 
     fn free(&mut self, stat: &FileStat) {
         if stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits() {
-            self.freed.files += 1;
-            self.freed.bytes += stat.st_blocks as u64 * 512;
+            self.freed.add_blocks(stat);
         }
     }
 
@@ -311,15 +310,25 @@ impl Locked<'_> {
         self.freed
     }
 
-    /// Calls `visit` with every object of the store and what it is on the disk; removes it if told so. What
-    /// has no object's name is removed unseen.
-    pub(super) fn retain(&mut self, mut visit: impl FnMut(&FileStat) -> bool) -> Result<(), Errno> {
+    /// Calls `visit` with what each object of the store is on the disk.
+    pub(super) fn each(&self, mut visit: impl FnMut(&FileStat)) -> Result<(), Errno> {
+        for name in directory::names(self.store.objects.as_fd())? {
+            match fstatat(&self.store.objects, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+                Err(Errno::ENOENT) => {}
+                other => visit(&other?),
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the objects that are not to be kept.
+    pub(super) fn retain(&mut self, keep: impl Fn(&FileStat) -> bool) -> Result<(), Errno> {
         for name in directory::names(self.store.objects.as_fd())? {
             let stat = match fstatat(&self.store.objects, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
                 Err(Errno::ENOENT) => continue,
                 other => other?,
             };
-            if visit(&stat) {
+            if keep(&stat) {
                 continue;
             }
             unlinkat(&self.store.objects, name.as_c_str(), UnlinkatFlags::NoRemoveDir)?;

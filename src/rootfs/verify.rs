@@ -68,8 +68,13 @@ pub enum Change {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ", self.path)?;
-        match &self.what {
+        write!(f, "{} {}", self.path, self.what)
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
             Change::Missing => f.write_str("is missing"),
             Change::Extra => f.write_str("is extra"),
             Change::Kind => f.write_str("is of another kind"),

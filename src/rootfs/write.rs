@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fchmod, futimens, lstat, mkdirat, utimensat};
+use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fchmod, futimens, mkdirat, utimensat};
 use nix::sys::statvfs::fstatvfs;
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
@@ -281,7 +281,7 @@ impl<'a> Writer<'a> {
     ) -> Result<Made, RootfsError> {
         let unread = |fault| unread(origin, path, fault);
         if !self.may_clone.load(Ordering::Relaxed)
-            && let Ok(stat) = lstat(origin.as_path())
+            && let Ok(stat) = Source::inspect(origin, self.manifest.source().is_some())
             && let Some(made) = self.recall(&stat).filter(|made| self.has(made, mode))
         {
             return Ok(made);
@@ -459,7 +459,8 @@ fn modified(stamp: &Stamp) -> TimeSpec {
 /// The lock that writing `manifest` would give.
 pub(super) fn preview(manifest: &Manifest, sources: &Sources) -> Result<Lock, RootfsError> {
     let mut contents = Vec::new();
-    let mut digests = Digests { sources, copier: None, learned: Vec::new() };
+    let mut digests =
+        Digests { in_tree: manifest.source().is_some(), sources, copier: None, learned: Vec::new() };
     for (path, entry) in manifest.entries() {
         match &entry.node {
             Node::Written(bytes) => contents.push(Content::of(bytes)),
@@ -482,7 +483,8 @@ pub(super) fn compare(
     if contents.len() != files.len() || Lock::new(manifest, contents.iter().copied()) != *there {
         return Ok(None);
     }
-    let mut digests = Digests { sources, copier: None, learned: Vec::new() };
+    let mut digests =
+        Digests { in_tree: manifest.source().is_some(), sources, copier: None, learned: Vec::new() };
     for ((path, entry), expected) in files.into_iter().zip(contents) {
         let found = match &entry.node {
             Node::Written(bytes) => Content::of(bytes),
@@ -498,6 +500,7 @@ pub(super) fn compare(
 
 /// The contents of host files, read only where they are not known.
 struct Digests<'a> {
+    in_tree: bool,
     sources: &'a Sources,
     copier: Option<Copier>,
     learned: Vec<(Stamp, Content)>,
@@ -505,7 +508,7 @@ struct Digests<'a> {
 
 impl Digests<'_> {
     fn of(&mut self, origin: &HostPath, path: &JailPath) -> Result<Content, RootfsError> {
-        if let Ok(stat) = lstat(origin.as_path())
+        if let Ok(stat) = Source::inspect(origin, self.in_tree)
             && stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits()
             && let Some(content) = self.sources.recall(&Stamp::of(&stat))
         {
