@@ -19,7 +19,7 @@ mod specimen;
 pub mod token;
 pub mod tree;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -44,6 +44,8 @@ pub struct Closure {
     pub notes: Vec<Note>,
     /// The root of the tree that it was made from; the host's own when absent.
     pub root: Option<HostPath>,
+    /// Every path that was looked at; empty if not all are known.
+    pub looked_at: BTreeSet<HostPath>,
 }
 
 /// One path of the closure.
@@ -139,6 +141,10 @@ pub fn resolve(spec: &Spec, root: &SourceRoot) -> Result<Closure, ClosureError> 
         collector.enter_directory(directory)?;
     }
     let mut closure = collector.finish()?;
+    // From another root files beside the spec may come, which that root does not see.
+    if root.is_host() {
+        closure.looked_at = root.looked_at();
+    }
     closure.root = (!root.is_host()).then(|| root.path().clone());
     Ok(closure)
 }

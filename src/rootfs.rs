@@ -9,6 +9,7 @@
 //!         lock                            what the tree holds; every user of the tree holds it flocked
 //!         seal                            inode, times, mode and owner of every path, see seal.rs
 //!         inputs                          what it was made from, see inputs.rs
+//!         seen                            all that was looked at, see seen.rs
 //!     spec                                where the spec is: `gc` looks whether it is still there
 //!     staging-UNIQUE/                     a build that runs (flocked) or was killed
 //!     trash-UNIQUE/                       on its way out
@@ -29,6 +30,7 @@ mod ledger;
 mod output;
 mod progress;
 mod seal;
+mod seen;
 mod sources;
 mod staging;
 mod state;
@@ -58,7 +60,7 @@ use ledger::Stamp;
 use seal::{Checked, Moved};
 use store::Store;
 
-pub use build::{BuildOptions, Built, build, preview};
+pub use build::{BuildOptions, Built, build, preview, unchanged};
 pub use copy::CopyFault;
 pub use gc::{Collected, Fate, Reach, Removal, Trees, gc};
 pub use inputs::{Freshness, Staleness};

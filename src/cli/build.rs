@@ -1,7 +1,7 @@
 //! `jailmk build`.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use nix::errno::Errno;
 use serde::Serialize;
@@ -15,7 +15,9 @@ use crate::layer::cgroup::Size;
 use crate::manifest::Manifest;
 use crate::manifest::lock::{Kind, Lock, Locked};
 use crate::path::HostPath;
-use crate::rootfs::{BuildOptions, RootfsError, State, build, lock_path, preview, read_lock, save_lock};
+use crate::rootfs::{
+    BuildOptions, RootfsError, State, build, lock_path, preview, read_lock, save_lock, unchanged,
+};
 use crate::spec::Spec;
 
 /// What `build --json` prints.
@@ -70,19 +72,32 @@ impl Build {
         let output = self.output.as_deref().map(|path| caller.locate(path)).transpose()?;
         if self.dry_run {
             let closure = resolve(&spec, from.as_ref())?;
-            self.tell_notes(&closure);
+            self.tell_notes(&closure.notes);
             return dry_run(&spec, &closure, self.json);
         }
         let started = Instant::now();
-        let (closure, built) = shown(&spec.name, |progress| -> Result<_, Failure> {
-            let closure = resolve(&spec, from.as_ref())?;
-            let output = output.clone();
-            let options = BuildOptions { output, locked: locked.as_ref(), progress: Some(progress) };
-            let built = build(&spec, &State::open()?, &options, &closure)?;
-            Ok((closure, built))
-        })?;
+        let state = State::open()?;
+        let known = match (&output, &from) {
+            (None, None) => unchanged(&spec, &state, locked.as_ref())?,
+            _ => None,
+        };
+        let (built, notes) = match known {
+            Some(known) => known,
+            None => shown(&spec.name, |progress| -> Result<_, Failure> {
+                let began = Some(SystemTime::now());
+                let closure = resolve(&spec, from.as_ref())?;
+                let options = BuildOptions {
+                    output: output.clone(),
+                    locked: locked.as_ref(),
+                    began,
+                    progress: Some(progress),
+                };
+                let built = build(&spec, &state, &options, &closure)?;
+                Ok((built, closure.notes.iter().map(ToString::to_string).collect()))
+            })?,
+        };
         let elapsed = started.elapsed();
-        self.tell_notes(&closure);
+        self.tell_notes(&notes);
         let lock = match &output {
             Some(output) => Some(HostPath::new(output, appended(output.as_path(), ".lock"))),
             None => beside,
@@ -105,7 +120,7 @@ impl Build {
             reused: built.reused,
             milliseconds: elapsed.as_millis(),
             largest: largest(&built.lock),
-            notes: closure.notes.iter().map(ToString::to_string).collect(),
+            notes,
             verbose: self.verbose,
         };
         if self.json {
@@ -116,9 +131,9 @@ impl Build {
         Ok(0)
     }
 
-    fn tell_notes(&self, closure: &Closure) {
+    fn tell_notes(&self, notes: &[impl std::fmt::Display]) {
         if !self.json {
-            closure.notes.iter().for_each(|note| say(format_args!("note: {note}")));
+            notes.iter().for_each(|note| say(format_args!("note: {note}")));
         }
     }
 }

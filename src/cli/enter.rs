@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::caller::Caller;
 use crate::cli::build::resolve;
@@ -127,8 +127,9 @@ impl Start {
             say(doing);
         }
         let built = shown(name, |progress| {
+            let began = Some(SystemTime::now());
             let closure = resolve(&self.spec, None).map_err(Failure::of_enter)?;
-            let options = BuildOptions { progress: Some(progress), ..BuildOptions::default() };
+            let options = BuildOptions { began, progress: Some(progress), ..BuildOptions::default() };
             build(&self.spec, &self.state, &options, &closure).map_err(failed)
         })?;
         Ok(built.rootfs.expect("BUG: only `--output` makes a tree outside the state"))

@@ -196,6 +196,7 @@ fn enter_below(
     matches: &mut usize,
 ) -> Result<(), ClosureError> {
     let host_prefix = collector.root.host_path(real_prefix);
+    collector.root.look_at(real_prefix);
     let mut walk =
         WalkDir::new(&host_prefix).follow_links(false).sort_by_file_name().min_depth(1).into_iter();
     while let Some(entry) = walk.next() {
@@ -204,6 +205,9 @@ fn enter_below(
         let written = plan.prefix.join(relative);
         let real = real_prefix.join(relative);
         let kind = kind(entry.file_type());
+        if kind == FileKind::Directory {
+            collector.root.look_at(&real);
+        }
         let is_virtual = virtual_top(&jail_path(&real)).is_some();
         let excluded = collector.is_excluded(&written) || collector.is_excluded(&real);
         if kind == FileKind::Directory && (is_virtual || !plan.may_match_below(relative)) {
@@ -373,6 +377,7 @@ impl Copy<'_> {
             collector.insert(to.clone(), Node::Directory, self.reason.clone())?;
         }
         let host: HostPath = self.source.host_path(real);
+        self.source.look_at(real);
         let walk = WalkDir::new(&host).follow_links(false).sort_by_file_name().min_depth(1);
         for entry in walk {
             let entry = entry.map_err(|error| list_error(real, error))?;
@@ -384,6 +389,7 @@ impl Copy<'_> {
             let here = real.join(relative);
             match kind(entry.file_type()) {
                 FileKind::Directory => {
+                    self.source.look_at(&here);
                     collector.insert(target, Node::Directory, self.reason.clone())?;
                 }
                 FileKind::Regular => {

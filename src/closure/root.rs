@@ -1,7 +1,7 @@
 //! The tree that files are taken from: `/`, or another root whose absolute links stay inside it.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -106,6 +106,7 @@ pub struct SourceRoot {
     descriptor: OwnedFd,
     directories: RefCell<HashMap<PathBuf, Rc<OwnedFd>>>,
     parents: RefCell<HashMap<PathBuf, Result<Rc<Resolved>, RootError>>>,
+    looked_at: RefCell<HashSet<PathBuf>>,
 }
 
 impl SourceRoot {
@@ -117,7 +118,13 @@ impl SourceRoot {
         let how = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let descriptor = nix::fcntl::open(path.as_path(), how, Mode::empty())
             .map_err(|errno| RootError { path: path.as_path().to_owned(), errno })?;
-        Ok(SourceRoot { path, descriptor, directories: RefCell::default(), parents: RefCell::default() })
+        Ok(SourceRoot {
+            path,
+            descriptor,
+            directories: RefCell::default(),
+            parents: RefCell::default(),
+            looked_at: RefCell::default(),
+        })
     }
 
     /// This host's own tree.
@@ -143,6 +150,20 @@ impl SourceRoot {
         self.path.join(inside)
     }
 
+    /// Every path on the host that was asked for, whether there was something or not: of what is found by
+    /// its name in a directory, that is the directory. While all of them are as they were, asking again
+    /// gives the same answers.
+    pub fn looked_at(&self) -> BTreeSet<HostPath> {
+        self.looked_at.borrow().iter().map(|inside| self.host_path(inside)).collect()
+    }
+
+    /// Notes a path that is looked at by other means.
+    pub fn look_at(&self, inside: &Path) {
+        if !self.looked_at.borrow().contains(inside) {
+            self.looked_at.borrow_mut().insert(inside.to_owned());
+        }
+    }
+
     /// Follows `path`, which is absolute inside the tree; the last component is followed too.
     ///
     /// # Errors
@@ -165,6 +186,7 @@ impl SourceRoot {
     /// As fstatat(2).
     pub fn stat(&self, real: &Path) -> Result<FileStat, RootError> {
         let fail = |errno| RootError { path: real.to_owned(), errno };
+        self.look_at(real);
         match (real.parent(), real.file_name()) {
             (Some(parent), Some(name)) => {
                 let directory = self.directory(parent).map_err(fail)?;
@@ -254,6 +276,7 @@ impl SourceRoot {
     }
 
     fn open_inside(&self, path: &Path, flags: OFlag, resolve: ResolveFlag) -> Result<OwnedFd, Errno> {
+        self.look_at(path);
         let relative = path.strip_prefix("/").unwrap_or(path);
         let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
         let how = OpenHow::new().flags(flags).resolve(resolve);

@@ -4,7 +4,7 @@ use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat, renameat};
@@ -16,7 +16,7 @@ use super::sources::{Sources, Stamp};
 use super::staging::{Staging, collect_with, unique};
 use super::store::Store;
 use super::write::{self, Tally, Written, compare, write_shared};
-use super::{NAMED, Progress, Rootfs, RootfsError, State, directory, failed, output};
+use super::{Freshness, NAMED, Progress, Rootfs, RootfsError, State, directory, failed, output, seen};
 use crate::caller::Caller;
 use crate::closure::Closure;
 use crate::manifest::Manifest;
@@ -35,6 +35,8 @@ pub struct BuildOptions<'a> {
     pub output: Option<HostPath>,
     /// Fail unless the result is what this lock says.
     pub locked: Option<&'a Lock>,
+    /// When the closure began to be made, if before the build: what changed since then may be in it or not.
+    pub began: Option<SystemTime>,
     /// Told how far the build is.
     pub progress: Option<&'a Progress>,
 }
@@ -58,6 +60,26 @@ pub struct Built {
     pub reused: bool,
     /// How long it took.
     pub elapsed: Duration,
+}
+
+/// The current tree of `spec`, with the notes of its build, if nothing that was looked at to make it has
+/// changed since: what [`build`] would find out in the end, in a few milliseconds.
+///
+/// # Errors
+/// The state cannot be read, or the tree is not what `locked` says. A damaged tree is for [`build`].
+pub fn unchanged(
+    spec: &Spec,
+    state: &State,
+    locked: Option<&Lock>,
+) -> Result<Option<(Built, Vec<String>)>, RootfsError> {
+    let started = Instant::now();
+    let Some((current, Freshness::Fresh)) = Rootfs::current(state, spec)? else { return Ok(None) };
+    let record = current.read("seen").unwrap_or_default();
+    let Some(notes) = seen::unchanged(&record) else { return Ok(None) };
+    let (Ok(()), Ok(lock)) = (current.check_seal(), current.lock()) else { return Ok(None) };
+    refuse_unlocked(locked, &lock)?;
+    let (tree, shared) = (current.tree(), all_of(&lock));
+    Ok(Some((built(Some(current), tree, Written { lock, shared }, true, started), notes)))
 }
 
 /// Makes the tree of `spec` and `closure`, whole or not at all; one that is there already and equals
@@ -87,11 +109,13 @@ pub fn build(
     let place = state.make_spec(spec)?;
     let (directory, path) = (place.fd.as_fd(), &place.path);
     let store = Store::open(state)?;
+    let seen = || seen::record(closure, options.began.unwrap_or_else(SystemTime::now));
     if let Some((current, there)) = usable(directory, path) {
+        let seen = seen();
         let sources = store.sources();
         if let Some(learned) = compare(&manifest, &there, &sources)? {
             refuse_unlocked(options.locked, &there)?;
-            record(&current, &inputs)?;
+            record(&current, &inputs, seen.as_deref())?;
             if let Some(bytes) = sources.with(&learned) {
                 remember(&store, &learned, bytes)?;
             }
@@ -102,7 +126,8 @@ pub fn build(
     }
     let staging = Staging::make(directory, path, STAGING)?;
     let written = fill(&staging, &manifest, &inputs, &store, options.locked, progress)?;
-    let (rootfs, reused) = publish(staging, directory, path, &store, &written, &inputs)?;
+    let seen = seen();
+    let (rootfs, reused) = publish(staging, directory, path, &store, &written, &inputs, seen.as_deref())?;
     let tree = rootfs.tree();
     Ok(built(Some(rootfs), tree, written, reused, started))
 }
@@ -205,13 +230,18 @@ fn publish(
     store: &Store,
     written: &Written,
     inputs: &str,
+    seen: Option<&[u8]>,
 ) -> Result<(Rootfs, bool), RootfsError> {
     let _guard = guard(directory, path)?;
     if let Some((current, there)) = usable(directory, path)
         && there == written.lock
     {
-        record(&current, inputs)?;
+        record(&current, inputs, seen)?;
         return Ok((current, true));
+    }
+    if let Some(seen) = seen {
+        directory::write_file(staging.fd(), "seen".as_ref(), OWN, seen)
+            .map_err(failed("write", &staging.path().join("seen")))?;
     }
     let name = format!("{GENERATION}{}-{}", Hex(&written.lock.digest()[..6]), unique());
     staging.publish(&name)?;
@@ -279,10 +309,14 @@ pub(super) fn unused(directory: BorrowedFd<'_>, name: &CStr) -> Result<Option<Fl
 }
 
 /// A tree that is kept was made from other inputs by name, of the same content.
-fn record(current: &Rootfs, inputs: &str) -> Result<(), RootfsError> {
-    if current.read("inputs").is_ok_and(|there| there == inputs.as_bytes()) {
-        return Ok(());
+fn record(current: &Rootfs, inputs: &str, seen: Option<&[u8]>) -> Result<(), RootfsError> {
+    for (name, bytes) in [("inputs", Some(inputs.as_bytes())), ("seen", seen)] {
+        let Some(bytes) = bytes else { continue };
+        if current.read(name).is_ok_and(|there| there == bytes) {
+            continue;
+        }
+        directory::replace_file(current.generation.as_fd(), name.as_ref(), OWN, bytes)
+            .map_err(failed("write", &current.path.join(name)))?;
     }
-    directory::replace_file(current.generation.as_fd(), "inputs".as_ref(), OWN, inputs.as_bytes())
-        .map_err(failed("write", &current.path.join("inputs")))
+    Ok(())
 }

@@ -131,6 +131,9 @@ pub fn gc(state: &State, reach: Reach, removal: Removal) -> Result<Collected, Ro
         }
         Removal::Pretended => {
             held.each(|stat| {
+                if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits() {
+                    return;
+                }
                 let gone = pretended.links.get(&stat.st_ino).copied().unwrap_or(0);
                 if stat.st_nlink <= gone + 1 {
                     pretended.freed.add_blocks(stat);

@@ -6,7 +6,7 @@
 //! added need no look at any directory's content. A link to the same inode made for another tree moves it
 //! too: store.rs says how that is told from a change.
 //!
-//! Format, little endian: `jailmk-seal 1\n`, the number of records (u64), then records in the order of
+//! Format, little endian: `jailmk-seal 2\n`, the number of records (u64), then records in the order of
 //! the lock: inode u64, change time i64 ns, modification time i64 ns, size u64, mode u32, uid u32,
 //! gid u32, depth u16 (0 is `/`), length of the name u16, the name with a NUL.
 
@@ -24,7 +24,7 @@ use super::verify::{Change, Difference};
 use crate::manifest::lock::Lock;
 use crate::path::JailPath;
 
-const MAGIC: &[u8] = b"jailmk-seal 1\n";
+const MAGIC: &[u8] = b"jailmk-seal 2\n";
 /// Where a record has the time of change.
 const CHANGED_AT: usize = 8;
 const FIXED: usize = 8 + 8 + 8 + 8 + 4 + 4 + 4 + 2 + 2;
@@ -87,10 +87,12 @@ struct Stamp {
 
 impl Stamp {
     fn of(stat: &FileStat) -> Stamp {
-        let directory = stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits();
+        let kind = stat.st_mode & SFlag::S_IFMT.bits();
+        let (directory, link) = (kind == SFlag::S_IFDIR.bits(), kind == SFlag::S_IFLNK.bits());
         Stamp {
             inode: stat.st_ino,
-            changed: nanoseconds(stat.st_ctime, stat.st_ctime_nsec),
+            // Trees share the inodes of links, too, and where a link points cannot be changed.
+            changed: if link { 0 } else { nanoseconds(stat.st_ctime, stat.st_ctime_nsec) },
             modified: nanoseconds(stat.st_mtime, stat.st_mtime_nsec),
             // Some file systems count a directory's size lazily; its change time says enough.
             size: if directory { 0 } else { stat.st_size as u64 },

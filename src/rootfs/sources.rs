@@ -15,7 +15,7 @@ use crate::manifest::lock::Content;
 const MAGIC: &[u8] = b"jailmk-sources 2\n";
 /// A file that changed this shortly before the build may change again without a new time: clocks of
 /// file systems tick in milliseconds, those of FAT in two seconds.
-const SETTLED: i64 = 2_000_000_000;
+pub(super) const SETTLED: i64 = 2_000_000_000;
 const KEY: usize = 16;
 const SIZE: usize = KEY + 24 + 32;
 

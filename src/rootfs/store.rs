@@ -3,6 +3,7 @@
 //! ```text
 //! STATE/store/
 //!     objects/SHA256-MODE-MTIME   one inode each, named by all that makes it; read-only
+//!     objects/link-SHA256-MTIME   a symbolic link, by the digest of its target
 //!     ledger                      the stamp of each object, as jailmk last left it, see ledger.rs
 //!     sources                     digests of host files by inode, see sources.rs
 //! ```
@@ -28,19 +29,22 @@ use std::ffi::{CStr, OsStr};
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat, readlinkat};
+use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fstat, fstatat, mkdirat, utimensat};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
+use sha2::{Digest as _, Sha256};
 
 use super::ledger::{Ledger, Object, Stamp};
 use super::sources::Sources;
 use super::verify::digest;
 use super::write::Tally;
 use super::{RootfsError, State, directory, failed};
-use crate::manifest::lock::Content;
+use crate::manifest::lock::{Content, Hex};
 use crate::path::HostPath;
 use crate::sys::attributes::gives_rights;
 
@@ -109,6 +113,35 @@ impl Store {
             freed: Tally::default(),
             _held: held,
         })
+    }
+
+    /// Makes `name` in `parent` a symbolic link to `target` with the time `modified`, sharing its inode.
+    ///
+    /// No lock and no ledger: where a link points is fixed when its inode is made, so there is nothing that
+    /// could be damaged; seals leave the time of change of links out.
+    pub(super) fn symlink(
+        &self,
+        target: &Path,
+        modified: &TimeSpec,
+        parent: BorrowedFd<'_>,
+        name: &OsStr,
+    ) -> Result<(), Errno> {
+        let digest: [u8; 32] = Sha256::digest(target.as_os_str().as_bytes()).into();
+        let time = super::sources::nanoseconds(modified.tv_sec(), modified.tv_nsec()) as u64;
+        let object = format!("link-{}-{time:016x}", Hex(&digest));
+        let no_flags = AtFlags::empty();
+        if linkat(&self.objects, object.as_str(), parent, name, no_flags).is_ok() {
+            if readlinkat(parent, name).is_ok_and(|there| there == target.as_os_str()) {
+                return Ok(());
+            }
+            unlinkat(parent, name, UnlinkatFlags::NoRemoveDir)?;
+        }
+        make_symlink(target, modified, parent, name)?;
+        // None was there, or it has all the links that it can have, or it is not what it should be. What
+        // cannot be shared is a link of its own.
+        let _ = unlinkat(&self.objects, object.as_str(), UnlinkatFlags::NoRemoveDir);
+        let _ = linkat(parent, name, &self.objects, object.as_str(), no_flags);
+        Ok(())
     }
 
     /// Reads the whole file `name` in `parent`, of which only the time of change may differ from `seen`; its
@@ -354,6 +387,17 @@ impl Locked<'_> {
             false => write("ledger", &self.ledger.changed(&self.changes)),
         }
     }
+}
+
+/// Makes a symbolic link with a time.
+pub(super) fn make_symlink(
+    target: &Path,
+    modified: &TimeSpec,
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+) -> Result<(), Errno> {
+    symlinkat(target, parent, name)?;
+    utimensat(parent, name, modified, modified, UtimensatFlags::NoFollowSymlink)
 }
 
 /// What link(2) says where links cannot be had: other file systems, none at all, or a rule against them.

@@ -11,17 +11,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fchmod, futimens, mkdirat, utimensat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, futimens, mkdirat};
 use nix::sys::statvfs::fstatvfs;
 use nix::sys::time::TimeSpec;
-use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::build::refuse_unlocked;
 use super::copy::{Copier, CopyFault, Source};
 use super::directory::{Descent, last_name, open_to_read};
 use super::ledger::{Ledger, Object};
 use super::sources::{Sources, Stamp};
-use super::store::{Locked as LockedStore, Shared, Store, object};
+use super::store::{Locked as LockedStore, Shared, Store, make_symlink, object};
 use super::{Progress, RootfsError, Seal};
 use crate::manifest::lock::{Content, Lock, Locked};
 use crate::manifest::{Entry, Manifest, Node};
@@ -60,7 +60,7 @@ pub(super) fn write_shared(
     progress: &Progress,
 ) -> Result<(Written, Seal), RootfsError> {
     let sources = store.sources();
-    let writer = Writer::new(manifest, root, directory, Some(store.ledger()), &sources, progress);
+    let writer = Writer::new(manifest, root, directory, Some(store), &sources, progress);
     let made = writer.make(root)?;
     let lock = Lock::new(manifest, made.iter().map(|made| made.content));
     refuse_unlocked(locked, &lock)?;
@@ -140,6 +140,7 @@ struct Writer<'a> {
     directory: &'a HostPath,
     free: u64,
     epoch: TimeSpec,
+    store: Option<&'a Store>,
     ledger: Option<Ledger>,
     sources: &'a Sources,
     progress: &'a Progress,
@@ -152,13 +153,14 @@ impl<'a> Writer<'a> {
         manifest: &'a Manifest,
         root: BorrowedFd<'_>,
         directory: &'a HostPath,
-        ledger: Option<Ledger>,
+        store: Option<&'a Store>,
         sources: &'a Sources,
         progress: &'a Progress,
     ) -> Writer<'a> {
+        let ledger = store.map(Store::ledger);
         let free = fstatvfs(root).map_or(0, |stat| stat.blocks_available() * stat.fragment_size());
         let may_clone = AtomicBool::new(true);
-        Writer { manifest, directory, free, epoch: epoch(), ledger, sources, progress, may_clone }
+        Writer { manifest, directory, free, epoch: epoch(), store, ledger, sources, progress, may_clone }
     }
 
     fn files(&self) -> impl Iterator<Item = (&'a JailPath, &'a Entry)> + use<'a> {
@@ -182,10 +184,9 @@ impl<'a> Writer<'a> {
                 Node::Directory => {
                     descent.parent_of(path).and_then(|parent| mkdirat(parent, name, Mode::S_IRWXU))
                 }
-                Node::Symlink(target) => descent.parent_of(path).and_then(|parent| {
-                    symlinkat(target, parent, name)?;
-                    let flag = UtimensatFlags::NoFollowSymlink;
-                    utimensat(parent, name, &self.epoch, &self.epoch, flag)
+                Node::Symlink(target) => descent.parent_of(path).and_then(|parent| match self.store {
+                    Some(store) => store.symlink(target, &self.epoch, parent, name),
+                    None => make_symlink(target, &self.epoch, parent, name),
                 }),
                 Node::Copy(_) | Node::Written(_) => Ok(()),
             };
