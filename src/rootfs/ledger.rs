@@ -17,7 +17,7 @@ const KEY: usize = 32 + 4 + 8;
 const SIZE: usize = KEY + 24;
 
 /// All that two files must have in common to be one inode; the owner is that of the state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Object {
     pub(super) sha256: [u8; 32],
     pub(super) mode: u32,

@@ -24,7 +24,7 @@
 //!
 //! `enter` never waits for the lock: without it the answer is slower, not another.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{CStr, OsStr};
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
@@ -109,6 +109,7 @@ impl Store {
             store: self,
             ledger: self.ledger(),
             changes: BTreeMap::new(),
+            linked: HashSet::new(),
             by_inode: None,
             freed: Tally::default(),
             _held: held,
@@ -184,6 +185,8 @@ impl Store {
 pub(super) struct Locked<'a> {
     store: &'a Store,
     ledger: Ledger,
+    /// Found right and linked by us since the lock was taken: their stamps moved by that.
+    linked: HashSet<Object>,
     /// `None` for an object that is gone.
     changes: BTreeMap<Object, Option<Stamp>>,
     by_inode: Option<HashMap<u64, Object>>,
@@ -211,7 +214,7 @@ impl Locked<'_> {
             Err(errno) => return Err(errno),
         };
         let fits = object.fits(&stat);
-        if fits && self.stamp(object) == Some(Stamp::of(&stat)) {
+        if fits && (self.linked.contains(object) || self.stamp(object) == Some(Stamp::of(&stat))) {
             return Ok(true);
         }
         let content = Content { sha256: object.sha256, size: stat.st_size as u64 };
@@ -225,6 +228,7 @@ impl Locked<'_> {
     /// Takes the object out of the store; trees that have it keep it.
     fn forget(&mut self, object: &Object) -> Result<(), Errno> {
         self.changes.insert(*object, None);
+        self.linked.remove(object);
         match unlinkat(&self.store.objects, object.name().as_str(), UnlinkatFlags::NoRemoveDir) {
             Err(Errno::ENOENT) => Ok(()),
             other => other,
@@ -242,7 +246,10 @@ impl Locked<'_> {
             return Ok(Shared::Absent);
         }
         match linkat(&self.store.objects, object.name().as_str(), parent, name, AtFlags::empty()) {
-            Ok(()) => Ok(Shared::Yes),
+            Ok(()) => {
+                self.linked.insert(*object);
+                Ok(Shared::Yes)
+            }
             Err(Errno::EMLINK) => {
                 // The next file of this content begins a new object.
                 self.forget(object)?;
@@ -271,7 +278,10 @@ impl Locked<'_> {
         for _ in 0..2 {
             let object_name = object.name();
             match linkat(parent, name, &self.store.objects, object_name.as_str(), AtFlags::empty()) {
-                Ok(()) => return Ok(Shared::Yes),
+                Ok(()) => {
+                    self.linked.insert(*object);
+                    return Ok(Shared::Yes);
+                }
                 // One that the ledger does not know: a build was killed before it could say so.
                 Err(Errno::EEXIST) => {
                     if self.trusted(object)? {
