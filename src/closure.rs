@@ -19,7 +19,7 @@ mod specimen;
 pub mod token;
 pub mod tree;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -45,7 +45,7 @@ pub struct Closure {
     /// The root of the tree that it was made from; the host's own when absent.
     pub root: Option<HostPath>,
     /// Every path that was looked at; empty if not all are known.
-    pub looked_at: BTreeSet<HostPath>,
+    pub looked_at: Vec<HostPath>,
 }
 
 /// One path of the closure.

@@ -460,6 +460,16 @@ impl Rootfs {
     }
 }
 
+/// Reads `bytes` as every kind of record that the state holds beside locks and seals: for the fuzzer.
+#[doc(hidden)]
+pub fn read_records(bytes: &[u8]) {
+    let _ = inputs::Inputs::parse(bytes);
+    let _ = state::Remembered::parse(bytes);
+    let _ = seen::parse(bytes);
+    let _ = ledger::Ledger::parse(bytes.to_vec()).by_inode();
+    let _ = sources::Sources::parse(bytes.to_vec()).without_all_but(&HashSet::new());
+}
+
 /// Whether `name` still means the directory that was opened.
 fn still_there(directory: BorrowedFd<'_>, name: &std::ffi::OsStr, opened: &OwnedFd) -> bool {
     match (fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW), fstat(opened)) {

@@ -32,6 +32,8 @@ pub struct Collector<'r> {
     pub(super) search: Search<'r>,
     pub(super) closure: Closure,
     excluded: GlobSet,
+    /// Directories of which all that is below is excluded: patterns that end with `/**`, without that.
+    excluded_below: GlobSet,
     packages: Option<Option<Packages>>,
     /// Paths as found → where they really are; all that is on the way is entered.
     pub(super) entered: HashMap<PathBuf, PathBuf>,
@@ -53,11 +55,21 @@ impl<'r> Collector<'r> {
             }
             None => unreachable!("BUG: an empty set of patterns always builds"),
         })?;
+        let mut below = GlobSetBuilder::new();
+        for pattern in exclude {
+            if let Some(top) = pattern.value.strip_suffix("/**").filter(|top| !top.is_empty()) {
+                // Half of a pattern need not be one: then nothing is saved.
+                if let Ok(top) = glob(top, &pattern.at) {
+                    below.add(top);
+                }
+            }
+        }
         Ok(Collector {
             root,
             search: Search::new(root, None),
             closure: Closure::default(),
             excluded,
+            excluded_below: below.build().unwrap_or_default(),
             packages: None,
             entered: HashMap::new(),
             closed: HashSet::new(),
@@ -74,6 +86,11 @@ impl<'r> Collector<'r> {
 
     pub fn is_excluded(&self, path: &Path) -> bool {
         self.excluded.is_match(path)
+    }
+
+    /// Whether everything below the directory is: then it need not be walked.
+    pub fn is_excluded_below(&self, directory: &Path) -> bool {
+        self.excluded_below.is_match(directory)
     }
 
     /// The package database, read once.

@@ -210,7 +210,13 @@ fn enter_below(
         }
         let is_virtual = virtual_top(&jail_path(&real)).is_some();
         let excluded = collector.is_excluded(&written) || collector.is_excluded(&real);
-        if kind == FileKind::Directory && (is_virtual || !plan.may_match_below(relative)) {
+        let is_barren = || {
+            is_virtual
+                || !plan.may_match_below(relative)
+                || collector.is_excluded_below(&written)
+                || collector.is_excluded_below(&real)
+        };
+        if kind == FileKind::Directory && is_barren() {
             walk.skip_current_dir();
         }
         if excluded || is_virtual || !plan.matches(&written) {

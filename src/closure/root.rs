@@ -1,7 +1,7 @@
 //! The tree that files are taken from: `/`, or another root whose absolute links stay inside it.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -106,7 +106,8 @@ pub struct SourceRoot {
     descriptor: OwnedFd,
     directories: RefCell<HashMap<PathBuf, Rc<OwnedFd>>>,
     parents: RefCell<HashMap<PathBuf, Result<Rc<Resolved>, RootError>>>,
-    looked_at: RefCell<HashSet<PathBuf>>,
+    /// As bytes, for paths are compared and hashed by component, which is slow.
+    looked_at: RefCell<HashSet<OsString>>,
 }
 
 impl SourceRoot {
@@ -153,12 +154,16 @@ impl SourceRoot {
     /// Every path on the host that was asked for, whether there was something or not: of what is found by
     /// its name in a directory, that is the directory. While all of them are as they were, asking again
     /// gives the same answers.
-    pub fn looked_at(&self) -> BTreeSet<HostPath> {
-        self.looked_at.borrow().iter().map(|inside| self.host_path(inside)).collect()
+    pub fn looked_at(&self) -> Vec<HostPath> {
+        let looked_at = self.looked_at.borrow();
+        let mut names: Vec<&OsString> = looked_at.iter().collect();
+        names.sort_unstable();
+        names.into_iter().map(|inside| self.host_path(Path::new(inside))).collect()
     }
 
     /// Notes a path that is looked at by other means.
     pub fn look_at(&self, inside: &Path) {
+        let inside = inside.as_os_str();
         if !self.looked_at.borrow().contains(inside) {
             self.looked_at.borrow_mut().insert(inside.to_owned());
         }

@@ -50,13 +50,12 @@ pub fn read_lock(path: &HostPath) -> Result<Lock, RootfsError> {
 /// Its directory cannot be written.
 pub fn save_lock(path: &HostPath, lock: &Lock) -> Result<(), RootfsError> {
     let (parent, name) = open_parent(path)?;
+    let text = lock.to_string();
     // One that says the same keeps its time, and its directory does.
-    if directory::read_file(parent.as_fd(), name.as_os_str()).is_ok_and(|t| t == lock.to_string().as_bytes())
-    {
+    if directory::read_file(parent.as_fd(), name.as_os_str()).is_ok_and(|there| there == text.as_bytes()) {
         return Ok(());
     }
-    directory::replace_file(parent.as_fd(), &name, READABLE, lock.to_string().as_bytes())
-        .map_err(failed("write", path))
+    directory::replace_file(parent.as_fd(), &name, READABLE, text.as_bytes()).map_err(failed("write", path))
 }
 
 /// Makes `target` the tree of `manifest` and `target.lock` its lock. Its files are copies or clones and

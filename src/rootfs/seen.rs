@@ -57,25 +57,34 @@ pub(super) fn record(closure: &Closure, started: SystemTime) -> Option<Vec<u8>> 
 
 /// The notes of that build, if everything is as it was then.
 pub(super) fn unchanged(record: &[u8]) -> Option<Vec<String>> {
-    let (digest, mut body) = record.strip_prefix(HEADER)?.split_first_chunk::<32>()?;
+    let (digest, body) = record.strip_prefix(HEADER)?.split_first_chunk::<32>()?;
     if digest[..] != Sha256::digest(body)[..] {
         return None;
     }
+    let (notes, paths) = parse(body)?;
+    let same = |(path, expected): &(&Path, &[u8; COLUMNS])| {
+        columns(stat(*path).ok().map(|stat| Stamp::of(&stat))) == **expected
+    };
+    paths.iter().all(same).then_some(notes)
+}
+
+type Body<'a> = (Vec<String>, Vec<(&'a Path, &'a [u8; COLUMNS])>);
+
+/// What follows the digest.
+pub(super) fn parse(mut body: &[u8]) -> Option<Body<'_>> {
     let count = take_length(&mut body)?;
     let mut notes = Vec::new();
     for _ in 0..count {
-        let note = take(&mut body)?;
-        notes.push(std::str::from_utf8(note).ok()?.to_owned());
+        notes.push(std::str::from_utf8(take(&mut body)?).ok()?.to_owned());
     }
+    let mut paths = Vec::new();
     while !body.is_empty() {
         let path = Path::new(OsStr::from_bytes(take(&mut body)?));
-        let (expected, rest) = body.split_first_chunk::<COLUMNS>()?;
+        let (columns, rest) = body.split_first_chunk()?;
+        paths.push((path, columns));
         body = rest;
-        if columns(stat(path).ok().map(|stat| Stamp::of(&stat))) != *expected {
-            return None;
-        }
     }
-    Some(notes)
+    Some((notes, paths))
 }
 
 const COLUMNS: usize = 40;
@@ -107,4 +116,56 @@ fn take<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (field, rest) = bytes.split_at_checked(length)?;
     *bytes = rest;
     Some(field)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::path::HostPath;
+    use std::time::Duration;
+
+    fn looked_at(paths: &[&Path]) -> Closure {
+        let looked_at = paths.iter().map(|path| HostPath::absolute(*path).unwrap()).collect();
+        Closure { looked_at, ..Closure::default() }
+    }
+
+    /// Long enough from now that nothing which is there can have changed later.
+    fn later() -> SystemTime {
+        SystemTime::now() + Duration::from_secs(60)
+    }
+
+    #[test]
+    fn a_change_of_any_path_that_was_looked_at_is_seen() {
+        let directory = std::env::temp_dir().join(format!("jailmk-seen-{}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        let (file, absent) = (directory.join("file"), directory.join("absent"));
+        std::fs::write(&file, "x").unwrap();
+        let of_file = record(&looked_at(&[&file]), later()).unwrap();
+        let of_absent = record(&looked_at(&[&absent]), later()).unwrap();
+        let of_directory = record(&looked_at(&[&directory]), later()).unwrap();
+        for record in [&of_file, &of_absent, &of_directory] {
+            assert_eq!(unchanged(record), Some(Vec::new()));
+        }
+        std::fs::write(&file, "xy").unwrap();
+        assert_eq!((unchanged(&of_file), unchanged(&of_directory)), (None, Some(Vec::new())));
+        std::fs::write(&absent, "").unwrap();
+        assert_eq!((unchanged(&of_absent), unchanged(&of_directory)), (None, None));
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn what_changed_lately_is_not_recorded_nor_is_nothing() {
+        let path = std::env::temp_dir();
+        assert_eq!(record(&looked_at(&[&path]), SystemTime::UNIX_EPOCH), None);
+        assert_eq!(record(&looked_at(&[]), later()), None);
+    }
+
+    #[test]
+    fn a_torn_record_says_nothing() {
+        let record = record(&looked_at(&[Path::new("/"), Path::new("/no such path")]), later()).unwrap();
+        assert_eq!(unchanged(&record), Some(Vec::new()));
+        for length in 0..record.len() {
+            assert_eq!(unchanged(&record[..length]), None, "{length}");
+        }
+    }
 }
