@@ -39,10 +39,11 @@ mod table;
 mod verify;
 mod write;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat, readlinkat};
@@ -422,24 +423,33 @@ impl Rootfs {
     /// Those that are not what was built; the others go to `right`.
     fn read_again(&self, moved: Vec<Moved>, right: &mut Vec<Moved>) -> Result<Vec<Difference>, RootfsError> {
         let lock = self.lock()?;
-        let mut descent = Descent::new(self.root.as_fd());
-        let mut buffer = Vec::new();
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let mut descent = Descent::new(self.root.as_fd());
+            let mut buffer = Vec::new();
+            let mut done = Vec::new();
+            while let Some(Moved { path, found, .. }) = moved.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let confirmed = match lock.get(path).and_then(Locked::content) {
+                    Some(content) => descent.parent_of(path).and_then(|parent| {
+                        Store::confirm(parent, last_name(path), found, &content, &mut buffer)
+                    }),
+                    None => Ok(None),
+                };
+                done.push((path.clone(), confirmed));
+            }
+            done
+        };
+        let done: BTreeMap<JailPath, _> = in_threads(moved.len(), &work).into_iter().flatten().collect();
         let mut changed = Vec::new();
         for mut moved in moved {
-            let confirmed = match lock.get(&moved.path).and_then(Locked::content) {
-                Some(content) => descent.parent_of(&moved.path).and_then(|parent| {
-                    Store::confirm(parent, last_name(&moved.path), &moved.found, &content, &mut buffer)
-                }),
-                None => Ok(None),
-            };
-            let what = match confirmed {
-                Ok(Some(stamp)) => {
+            let what = match done.get(&moved.path) {
+                Some(Ok(Some(stamp))) => {
                     moved.changed = stamp.changed;
                     right.push(moved);
                     continue;
                 }
-                Ok(None) => Change::Content,
-                Err(errno) => Change::Unreadable(errno),
+                Some(Err(errno)) => Change::Unreadable(*errno),
+                Some(Ok(None)) | None => Change::Content,
             };
             changed.push(Difference { path: moved.path, what });
         }
@@ -468,6 +478,22 @@ pub fn read_records(bytes: &[u8]) {
     let _ = seen::parse(bytes);
     let _ = ledger::Ledger::parse(bytes.to_vec()).by_inode();
     let _ = sources::Sources::parse(bytes.to_vec()).without_all_but(&HashSet::new());
+}
+
+/// What `work` gives in as many threads as the machine has processors, this one among them, and as there is
+/// work for.
+fn in_threads<T: Send>(pieces: usize, work: &(impl Fn() -> T + Sync)) -> Vec<T> {
+    let threads = std::thread::available_parallelism().map_or(2, |count| count.get().clamp(2, 8));
+    let threads = threads.min(pieces).max(1);
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let own = work();
+        let others = others.into_iter().map(|thread| match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        std::iter::once(own).chain(others).collect()
+    })
 }
 
 /// Whether `name` still means the directory that was opened.

@@ -115,6 +115,11 @@ impl Copier {
         Copier { buffer: vec![0; BUFFER] }
     }
 
+    /// Room for reading by whom the copier is at hand.
+    pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.buffer
+    }
+
     /// Copies `source` into the empty `target`. The digest needs the bytes in memory anyway, which is why
     /// there is no copy_file_range(2): it would only add a pass.
     pub(super) fn copy(&mut self, source: &mut Source, target: &mut File) -> Result<Content, CopyFault> {

@@ -60,6 +60,17 @@ pub(super) struct Store {
     objects: OwnedFd,
 }
 
+/// What the store has of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// Nothing, or something damaged.
+    Absent,
+    /// It, as the ledger says.
+    AsEntered,
+    /// It, with this stamp when it was read.
+    Read(Stamp),
+}
+
 /// What came of an attempt to share a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shared {
@@ -145,6 +156,31 @@ impl Store {
         Ok(())
     }
 
+    /// Whether the store has the object, as far as can be told without the lock: `ledger` may be behind. One
+    /// that the ledger has otherwise is read, and the stamp that it was read with returned.
+    pub(super) fn look(
+        &self,
+        object: &Object,
+        ledger: &Ledger,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Presence, Errno> {
+        let Some(expected) = ledger.get(object) else { return Ok(Presence::Absent) };
+        let name = object.name();
+        let stat = match fstatat(&self.objects, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Err(Errno::ENOENT) => return Ok(Presence::Absent),
+            other => other?,
+        };
+        if !object.fits(&stat) {
+            return Ok(Presence::Absent);
+        }
+        if Stamp::of(&stat) == expected {
+            return Ok(Presence::AsEntered);
+        }
+        let content = Content { sha256: object.sha256, size: stat.st_size as u64 };
+        let read = Store::confirm(self.objects.as_fd(), name.as_ref(), &stat, &content, buffer)?;
+        Ok(read.map_or(Presence::Absent, Presence::Read))
+    }
+
     /// Reads the whole file `name` in `parent`, of which only the time of change may differ from `seen`; its
     /// stamp if it has the content that it should have, and no rights that its mode does not show.
     pub(super) fn confirm(
@@ -202,7 +238,7 @@ impl Locked<'_> {
 
     /// Whether the object may be linked: it is as the ledger says, or its content is still right. One that
     /// is not is thrown away.
-    fn trusted(&mut self, object: &Object) -> Result<bool, Errno> {
+    fn trusted(&mut self, object: &Object, read: Option<Stamp>) -> Result<bool, Errno> {
         let name = object.name();
         let objects = self.store.objects.as_fd();
         let stat = match fstatat(objects, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
@@ -214,7 +250,8 @@ impl Locked<'_> {
             Err(errno) => return Err(errno),
         };
         let fits = object.fits(&stat);
-        if fits && (self.linked.contains(object) || self.stamp(object) == Some(Stamp::of(&stat))) {
+        let found = Some(Stamp::of(&stat));
+        if fits && (self.linked.contains(object) || self.stamp(object) == found || read == found) {
             return Ok(true);
         }
         let content = Content { sha256: object.sha256, size: stat.st_size as u64 };
@@ -235,14 +272,15 @@ impl Locked<'_> {
         }
     }
 
-    /// Makes `name` in `parent` a link to the object.
+    /// Makes `name` in `parent` a link to the object, which was right when it had the stamp `read`.
     pub(super) fn link(
         &mut self,
         object: &Object,
+        read: Option<Stamp>,
         parent: BorrowedFd<'_>,
         name: &OsStr,
     ) -> Result<Shared, Errno> {
-        if !self.trusted(object)? {
+        if !self.trusted(object, read)? {
             return Ok(Shared::Absent);
         }
         match linkat(&self.store.objects, object.name().as_str(), parent, name, AtFlags::empty()) {
@@ -268,7 +306,7 @@ impl Locked<'_> {
         parent: BorrowedFd<'_>,
         name: &OsStr,
     ) -> Result<Shared, Errno> {
-        if self.stamp(object).is_some() && self.trusted(object)? {
+        if self.stamp(object).is_some() && self.trusted(object, None)? {
             // Beside it first: a full disk or a full inode must not cost the file that is there.
             match self.replace_by_link(object, parent, name) {
                 Ok(Shared::Absent) => {}
@@ -284,7 +322,7 @@ impl Locked<'_> {
                 }
                 // One that the ledger does not know: a build was killed before it could say so.
                 Err(Errno::EEXIST) => {
-                    if self.trusted(object)? {
+                    if self.trusted(object, None)? {
                         return self.replace_by_link(object, parent, name);
                     }
                 }
@@ -302,7 +340,7 @@ impl Locked<'_> {
         name: &OsStr,
     ) -> Result<Shared, Errno> {
         let fresh = format!(".jailmk-{}", super::staging::unique());
-        match self.link(object, parent, fresh.as_ref())? {
+        match self.link(object, None, parent, fresh.as_ref())? {
             Shared::Yes => {
                 nix::fcntl::renameat(parent, fresh.as_str(), parent, name)?;
                 Ok(Shared::Yes)

@@ -19,10 +19,10 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use super::build::refuse_unlocked;
 use super::copy::{Copier, CopyFault, Source};
 use super::directory::{Descent, last_name, open_to_read};
-use super::ledger::{Ledger, Object};
+use super::ledger::{Ledger, Object, Stamp as ObjectStamp};
 use super::sources::{Sources, Stamp};
-use super::store::{Locked as LockedStore, Shared, Store, make_symlink, object};
-use super::{Progress, RootfsError, Seal};
+use super::store::{Locked as LockedStore, Presence, Shared, Store, make_symlink, object};
+use super::{Progress, RootfsError, Seal, in_threads};
 use crate::manifest::lock::{Content, Lock, Locked};
 use crate::manifest::{Entry, Manifest, Node};
 use crate::path::{HostPath, JailPath};
@@ -125,8 +125,8 @@ enum Place {
     Cloned,
     /// In the tree.
     Own,
-    /// Not in the tree yet: the store has it.
-    Store,
+    /// Not in the tree yet: the store has it, as its ledger says or as it was when it was read.
+    Store(Option<ObjectStamp>),
 }
 
 impl Made {
@@ -224,19 +224,9 @@ impl<'a> Writer<'a> {
                     self.progress.step();
                 }
             }
-            Ok(done)
+            Ok::<_, RootfsError>(done)
         };
-        let threads = std::thread::available_parallelism().map_or(2, |count| count.get().clamp(2, 8));
-        let threads = threads.min(files.len().div_ceil(8)).max(1);
-        let results: Vec<Result<Vec<_>, RootfsError>> = std::thread::scope(|scope| {
-            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-            let own = work();
-            let others = others.into_iter().map(|thread| match thread.join() {
-                Ok(result) => result,
-                Err(panic) => std::panic::resume_unwind(panic),
-            });
-            std::iter::once(own).chain(others).collect()
-        });
+        let results = in_threads(files.len().div_ceil(8), &work);
         let mut all = Vec::with_capacity(files.len());
         for result in results {
             all.extend(result?);
@@ -258,16 +248,16 @@ impl<'a> Writer<'a> {
                 let made = Made {
                     content: Content::of(bytes),
                     modified: self.epoch,
-                    place: Place::Store,
+                    place: Place::Own,
                     learned: None,
                 };
-                if self.has(&made, entry.mode) {
+                if let Some(made) = self.in_store(made, path, entry.mode, copier)? {
                     return Ok(made);
                 }
                 let mut target = self.create(descent, path)?;
                 target.write_all(bytes).map_err(|error| self.fault(path, error))?;
                 self.finish_file(&target, path, entry.mode, &self.epoch)?;
-                Ok(Made { place: Place::Own, ..made })
+                Ok(made)
             }
             Node::Directory | Node::Symlink(_) => unreachable!("BUG: only files are written here"),
         }
@@ -283,7 +273,8 @@ impl<'a> Writer<'a> {
         let unread = |fault| unread(origin, path, fault);
         if !self.may_clone.load(Ordering::Relaxed)
             && let Ok(stat) = Source::inspect(origin, self.manifest.source().is_some())
-            && let Some(made) = self.recall(&stat).filter(|made| self.has(made, mode))
+            && let Some(made) = self.recall(&stat)
+            && let Some(made) = self.in_store(made, path, mode, copier)?
         {
             return Ok(made);
         }
@@ -307,8 +298,10 @@ impl<'a> Writer<'a> {
                 Err(Errno::EXDEV) => {}
                 Err(_) => self.may_clone.store(false, Ordering::Relaxed),
             }
-            let made = recalled.map(|content| Made { content, modified, place: Place::Store, learned: None });
-            if let Some(made) = made.filter(|made| self.has(made, mode)) {
+            let made = recalled.map(|content| Made { content, modified, place: Place::Own, learned: None });
+            if let Some(made) = made
+                && let Some(made) = self.in_store(made, path, mode, copier)?
+            {
                 let parent = descent.parent_of(path);
                 parent
                     .and_then(|parent| unlinkat(parent, last_name(path), UnlinkatFlags::NoRemoveDir))
@@ -330,13 +323,26 @@ impl<'a> Writer<'a> {
         let regular = stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits();
         let stamp = Stamp::of(stat);
         let content = self.sources.recall(&stamp).filter(|_| regular)?;
-        Some(Made { content, modified: modified(&stamp), place: Place::Store, learned: None })
+        Some(Made { content, modified: modified(&stamp), place: Place::Own, learned: None })
     }
 
-    /// Whether the store says that it has the file.
-    fn has(&self, made: &Made, mode: u32) -> bool {
-        let ledger = self.ledger.as_ref();
-        ledger.is_some_and(|ledger| ledger.get(&object(&made.content, mode, &made.modified)).is_some())
+    /// The same file, to be linked from the store, if that has it.
+    fn in_store(
+        &self,
+        made: Made,
+        path: &JailPath,
+        mode: u32,
+        copier: &mut Copier,
+    ) -> Result<Option<Made>, RootfsError> {
+        let (Some(store), Some(ledger)) = (self.store, &self.ledger) else { return Ok(None) };
+        let object = object(&made.content, mode, &made.modified);
+        let presence =
+            store.look(&object, ledger, copier.buffer()).map_err(|errno| self.fault(path, errno.into()))?;
+        Ok(match presence {
+            Presence::Absent => None,
+            Presence::AsEntered => Some(Made { place: Place::Store(None), ..made }),
+            Presence::Read(stamp) => Some(Made { place: Place::Store(Some(stamp)), ..made }),
+        })
     }
 
     fn create(&self, descent: &mut Descent<'_>, path: &JailPath) -> Result<File, RootfsError> {
@@ -374,9 +380,9 @@ impl<'a> Writer<'a> {
             };
             let name = last_name(path);
             let fault = |errno: Errno| self.fault(path, errno.into());
-            if made.place == Place::Store {
+            if let Place::Store(read) = made.place {
                 let parent = descent.parent_of(path).map_err(fault)?;
-                if store.link(&object, parent, name).map_err(fault)? == Shared::Yes {
+                if store.link(&object, read, parent, name).map_err(fault)? == Shared::Yes {
                     shared.add(&made.content);
                     continue;
                 }
