@@ -48,8 +48,9 @@ const SPEC: &str = "name = \"same\"\ninclude = [\"shell\", \"tls\"]\n[rootfs]\np
 fn no_umask_locale_time_zone_or_user_changes_a_byte() {
     let ground = Ground::new("same");
     let program = ground.0.join("jailmk");
-    fs::copy(binary(), &program).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    // Not by this process: what another test starts meanwhile would hold it open for writing.
+    let install = Command::new("install").args(["-m", "755"]).arg(binary()).arg(&program).status();
+    assert!(install.expect("start install").success());
     let spec = ground.0.join("same.toml");
     fs::write(&spec, SPEC).unwrap();
     fs::set_permissions(&spec, fs::Permissions::from_mode(0o644)).unwrap();

@@ -177,8 +177,12 @@ impl Store {
             return Ok(Presence::AsEntered);
         }
         let content = Content { sha256: object.sha256, size: stat.st_size as u64 };
-        let read = Store::confirm(self.objects.as_fd(), name.as_ref(), &stat, &content, buffer)?;
-        Ok(read.map_or(Presence::Absent, Presence::Read))
+        match Store::confirm(self.objects.as_fd(), name.as_ref(), &stat, &content, buffer) {
+            Ok(read) => Ok(read.map_or(Presence::Absent, Presence::Read)),
+            // Removed since, by a gc or by a build that found it damaged.
+            Err(Errno::ENOENT) => Ok(Presence::Absent),
+            Err(errno) => Err(errno),
+        }
     }
 
     /// Reads the whole file `name` in `parent`, of which only the time of change may differ from `seen`; its
