@@ -3,7 +3,9 @@
 mod build;
 mod ending;
 mod enter;
+mod gc;
 mod inspect;
+mod progress;
 mod sbom;
 mod why;
 
@@ -49,6 +51,8 @@ enum Command {
     Sbom(Sbom),
     /// Compare a built root filesystem with its lock, byte for byte
     Verify(Verify),
+    /// Remove trees that no spec uses any more, and files that no tree uses
+    Gc(Gc),
     /// Try what this host can enforce, and name the cure for what is missing
     Check(Check),
     /// Write a commented spec for this directory
@@ -93,6 +97,9 @@ struct Build {
     /// Print what the jail would hold, and write nothing
     #[arg(long)]
     dry_run: bool,
+    /// Print the ten largest files too
+    #[arg(short, long, conflicts_with = "json")]
+    verbose: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -188,6 +195,22 @@ impl SpecRequired {
 struct Verify {
     #[command(flatten)]
     spec: SpecArgument,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct Gc {
+    /// Remove every tree that no jail runs from; the next enter builds it anew
+    #[arg(long)]
+    all: bool,
+    /// Tell what would be removed, and remove nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -201,6 +224,9 @@ struct Check {
 struct Init {
     /// The jail's name [default: the directory's]
     name: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -279,6 +305,7 @@ pub fn run() -> ExitCode {
         Command::Why(why) => why.run(),
         Command::Sbom(sbom) => sbom.run(),
         Command::Verify(verify) => verify.run(),
+        Command::Gc(gc) => gc.run(),
         Command::Check(check) => check.run(),
         Command::Init(init) => init.run(),
         Command::Schema => inspect::schema(),

@@ -45,6 +45,10 @@ pub struct Closure {
     pub entries: BTreeMap<JailPath, Entry>,
     /// What was found that is no error, in the order it was found.
     pub notes: Vec<Note>,
+    /// The root of the tree that it was made from; the host's own when absent.
+    pub root: Option<HostPath>,
+    /// Every path that was looked at; empty if not all are known.
+    pub looked_at: Vec<HostPath>,
 }
 
 /// One path of the closure.
@@ -133,7 +137,7 @@ pub fn explain(spec: &Spec, root: &SourceRoot) -> Result<(Closure, Reasons), Clo
 }
 
 fn collect(spec: &Spec, mut collector: Collector<'_>) -> Result<(Closure, Option<Reasons>), ClosureError> {
-    let rootfs = &spec.rootfs;
+    let (rootfs, root) = (&spec.rootfs, collector.root);
     // First, so that whatever comes later finds `/lib` and the like as the tree has them.
     collector.enter_merged_directories()?;
     for program in &rootfs.programs {
@@ -154,5 +158,11 @@ fn collect(spec: &Spec, mut collector: Collector<'_>) -> Result<(Closure, Option
     for directory in &rootfs.directories {
         collector.enter_directory(directory)?;
     }
-    collector.finish()
+    let (mut closure, reasons) = collector.finish()?;
+    // From another root files beside the spec may come, which that root does not see.
+    if root.is_host() {
+        closure.looked_at = root.looked_at();
+    }
+    closure.root = (!root.is_host()).then(|| root.path().clone());
+    Ok((closure, reasons))
 }

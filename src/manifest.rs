@@ -29,6 +29,8 @@ const LINK_LIMIT: usize = 40;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
     entries: BTreeMap<JailPath, Entry>,
+    /// The root of the tree that files are copied from, unless it is the host's own.
+    source: Option<HostPath>,
 }
 
 /// One path of the tree.
@@ -199,7 +201,7 @@ impl Manifest {
         if user.is_empty() || user == "." || user == ".." || !user.bytes().all(plain) {
             return Err(ManifestError::User { user: user.clone() });
         }
-        let mut manifest = Manifest { entries: BTreeMap::new() };
+        let mut manifest = Manifest { entries: BTreeMap::new(), source: closure.root.clone() };
         manifest.demand(&JailPath::root(), Node::Directory, 0o755, &Reason::Skeleton)?;
         let covers = covers(spec);
         for (path, entry) in &closure.entries {
@@ -227,6 +229,11 @@ impl Manifest {
     /// Every path in order: bytewise by component, so that a directory stands before what it holds.
     pub fn entries(&self) -> impl ExactSizeIterator<Item = (&JailPath, &Entry)> {
         self.entries.iter()
+    }
+
+    /// The root of the tree that files are copied from; `None` for the host's own.
+    pub fn source(&self) -> Option<&HostPath> {
+        self.source.as_ref()
     }
 
     /// What is at `path` itself.

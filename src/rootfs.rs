@@ -9,28 +9,41 @@
 //!         lock                            what the tree holds; every user of the tree holds it flocked
 //!         seal                            inode, times, mode and owner of every path, see seal.rs
 //!         inputs                          what it was made from, see inputs.rs
-//!         sources                         digests by inode, so that a rebuild need not read again
+//!         seen                            all that was looked at, see seen.rs
+//!     spec                                where the spec is: `gc` looks whether it is still there
 //!     staging-UNIQUE/                     a build that runs (flocked) or was killed
 //!     trash-UNIQUE/                       on its way out
+//! STATE/store/                            files that the trees share, see store.rs
 //! ```
+//!
+//! Locks are taken in this order: `STATE/rootfs` (shared while a build runs, alone by who removes a spec's
+//! directory), the spec's directory, a generation's `lock` (never waited for), the store.
 //!
 //! Nothing is synced to the disk: after a power cut a torn generation fails its seal and is built anew.
 
 mod build;
 mod copy;
 mod directory;
+mod gc;
 mod inputs;
+mod ledger;
 mod output;
+mod progress;
 mod seal;
+mod seen;
 mod sources;
 mod staging;
 mod state;
+mod store;
+mod table;
 mod verify;
 mod write;
 
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat, readlinkat};
@@ -39,17 +52,25 @@ use nix::sys::stat::{Mode, fstat, fstatat};
 use crate::caller::Caller;
 use crate::error::StageError;
 use crate::manifest::ManifestError;
-use crate::manifest::lock::{Lock, LockDifference, LockError};
+use crate::manifest::lock::{Lock, LockDifference, LockError, Locked};
 use crate::path::{HostPath, JailPath};
 use crate::spec::Spec;
 
-pub use build::{BuildOptions, Built, build, preview};
+use directory::{Descent, last_name};
+use ledger::Stamp;
+use seal::{Checked, Moved};
+use store::Store;
+
+pub use build::{BuildOptions, Built, build, preview, unchanged};
 pub use copy::CopyFault;
+pub use gc::{Collected, Fate, Reach, Removal, Trees, gc};
 pub use inputs::{Freshness, Staleness};
 pub use output::{lock_path, read_lock, save_lock};
+pub use progress::Progress;
 pub use seal::{Seal, SealError};
 pub use state::State;
 pub use verify::{Change, Difference, verify};
+pub use write::Tally;
 
 /// How many differences an error names; `verify` lists all.
 const NAMED: usize = 5;
@@ -360,18 +381,79 @@ impl Rootfs {
 
     /// Compares inode, times, mode, size and owner of every path with those at the end of the build:
     /// about a microsecond a path, and nothing but stat(2). Whatever was written, added, removed or
-    /// given other rights since then is found, by the change time that only the kernel sets.
+    /// given other rights since then is found, by the change time that only the kernel sets. Where that
+    /// moved because other trees share the file, the store tells, or the file is read: see store.rs.
     ///
     /// # Errors
     /// The paths that differ, or a seal that cannot be read.
     pub fn check_seal(&self) -> Result<(), RootfsError> {
-        let seal = Seal::parse(self.read("seal")?)
+        let mut seal = Seal::parse(self.read("seal")?)
             .map_err(|source| RootfsError::Seal { path: self.path.join("seal"), source })?;
-        seal.check(self.root.as_fd()).map_err(|mut differences| {
-            let total = differences.len();
-            differences.truncate(NAMED);
-            RootfsError::Tampered { directory: self.tree(), differences, total }
-        })
+        let Checked { mut differences, moved } = seal.check(self.root.as_fd());
+        let (mut right, unknown) = self.as_jailmk_left_them(moved);
+        if !unknown.is_empty() {
+            differences.extend(self.read_again(unknown, &mut right)?);
+        }
+        if differences.is_empty() {
+            if !right.is_empty() {
+                seal.refresh(&right);
+                // Only the next check is slower without it.
+                let generation = self.generation.as_fd();
+                let _ = directory::replace_file(generation, "seal".as_ref(), build::OWN, seal.as_bytes());
+            }
+            return Ok(());
+        }
+        differences.sort_by(|a, b| a.path.cmp(&b.path));
+        let total = differences.len();
+        differences.truncate(NAMED);
+        Err(RootfsError::Tampered { directory: self.tree(), differences, total })
+    }
+
+    /// The files whose time of change is one that the store's ledger has, and the others.
+    fn as_jailmk_left_them(&self, moved: Vec<Moved>) -> (Vec<Moved>, Vec<Moved>) {
+        if moved.is_empty() {
+            return Default::default();
+        }
+        let known: HashSet<Stamp> = Store::ledger_of_generation(self.generation.as_fd())
+            .map(|ledger| ledger.stamps().collect())
+            .unwrap_or_default();
+        moved.into_iter().partition(|moved| known.contains(&Stamp::of(&moved.found)))
+    }
+
+    /// Those that are not what was built; the others go to `right`.
+    fn read_again(&self, moved: Vec<Moved>, right: &mut Vec<Moved>) -> Result<Vec<Difference>, RootfsError> {
+        let lock = self.lock()?;
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let mut descent = Descent::new(self.root.as_fd());
+            let mut buffer = Vec::new();
+            let mut done = Vec::new();
+            while let Some(Moved { path, found, .. }) = moved.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let confirmed = match lock.get(path).and_then(Locked::content) {
+                    Some(content) => descent.parent_of(path).and_then(|parent| {
+                        Store::confirm(parent, last_name(path), found, &content, &mut buffer)
+                    }),
+                    None => Ok(None),
+                };
+                done.push((path.clone(), confirmed));
+            }
+            done
+        };
+        let done: BTreeMap<JailPath, _> = in_threads(moved.len(), &work).into_iter().flatten().collect();
+        let mut changed = Vec::new();
+        for mut moved in moved {
+            let what = match done.get(&moved.path) {
+                Some(Ok(Some(stamp))) => {
+                    moved.changed = stamp.changed;
+                    right.push(moved);
+                    continue;
+                }
+                Some(Err(errno)) => Change::Unreadable(*errno),
+                Some(Ok(None)) | None => Change::Content,
+            };
+            changed.push(Difference { path: moved.path, what });
+        }
+        Ok(changed)
     }
 
     /// Compares the tree with its lock, every byte of it, and lists every difference.
@@ -386,6 +468,32 @@ impl Rootfs {
         let path = self.path.join(name);
         directory::read_file(self.generation.as_fd(), name).map_err(failed("read", &path))
     }
+}
+
+/// Reads `bytes` as every kind of record that the state holds beside locks and seals: for the fuzzer.
+#[doc(hidden)]
+pub fn read_records(bytes: &[u8]) {
+    let _ = inputs::Inputs::parse(bytes);
+    let _ = state::Remembered::parse(bytes);
+    let _ = seen::parse(bytes);
+    let _ = ledger::Ledger::parse(bytes.to_vec()).by_inode();
+    let _ = sources::Sources::parse(bytes.to_vec()).without_all_but(&HashSet::new());
+}
+
+/// What `work` gives in as many threads as the machine has processors, this one among them, and as there is
+/// work for.
+fn in_threads<T: Send>(pieces: usize, work: &(impl Fn() -> T + Sync)) -> Vec<T> {
+    let threads = std::thread::available_parallelism().map_or(2, |count| count.get().clamp(2, 8));
+    let threads = threads.min(pieces).max(1);
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let own = work();
+        let others = others.into_iter().map(|thread| match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        std::iter::once(own).chain(others).collect()
+    })
 }
 
 /// Whether `name` still means the directory that was opened.

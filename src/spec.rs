@@ -118,6 +118,9 @@ pub enum SourceOrigin {
 /// `[rootfs]`: what is in the jail's tree.
 #[derive(Clone, Debug, Default)]
 pub struct RootfsSpec {
+    /// The root of the tree that everything is taken from: absolute, or relative to the spec's directory
+    /// and already joined to it; the host's own when absent.
+    pub from: Option<Placed<PathBuf>>,
     /// Names looked up in the fixed search path, or absolute paths.
     pub programs: Vec<Placed<String>>,
     /// Sonames, looked up as the loader would for a dlopen.

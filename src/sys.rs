@@ -3,6 +3,7 @@
 //! Each function is one system call, or one idiom that is only sound as a whole. None allocates, so
 //! that all of them may be used between `clone3` and `execve`.
 
+pub mod attributes;
 pub mod clone_file;
 pub mod exec;
 pub mod mount;

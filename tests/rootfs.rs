@@ -68,6 +68,7 @@ impl Place {
         let mut names: Vec<String> = fs::read_dir(top)
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name != "spec")
             .collect();
         names.sort();
         names
@@ -483,7 +484,7 @@ fn a_sparse_file_stays_sparse() {
 fn an_output_directory_is_made_replaced_and_never_stolen() {
     let place = Place::new();
     let target = place.0.join("out");
-    let into = || BuildOptions { output: HostPath::absolute(target.clone()), locked: None };
+    let into = || BuildOptions { output: HostPath::absolute(target.clone()), ..BuildOptions::default() };
     let make = || build(&place.spec(), &place.state(), &into(), &place.closure());
     fs::create_dir(&target).unwrap();
     fs::write(target.join("precious"), b"x").unwrap();
@@ -516,7 +517,7 @@ fn an_output_directory_is_made_replaced_and_never_stolen() {
 fn a_locked_build_refuses_another_result() {
     let place = Place::new();
     let lock = place.build(&place.closure()).unwrap().lock;
-    let locked = BuildOptions { output: None, locked: Some(&lock) };
+    let locked = BuildOptions { locked: Some(&lock), ..BuildOptions::default() };
     build(&place.spec(), &place.state(), &locked, &place.closure()).unwrap();
     let closure = place.closure();
     place.host("program", b"changed");

@@ -2,11 +2,12 @@
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::caller::Caller;
 use crate::cli::build::resolve;
 use crate::cli::ending::{StatusFd, tell};
+use crate::cli::progress::shown;
 use crate::cli::{Enter, Failure, Outcome, failed, print, say};
 use crate::error::Causes;
 use crate::jail::plan::{Plan, TerminalWanted};
@@ -125,8 +126,12 @@ impl Start {
         if io::stderr().is_terminal() {
             say(doing);
         }
-        let closure = resolve(&self.spec, None).map_err(Failure::of_enter)?;
-        let built = build(&self.spec, &self.state, &BuildOptions::default(), &closure).map_err(failed)?;
+        let built = shown(name, |progress| {
+            let began = Some(SystemTime::now());
+            let closure = resolve(&self.spec, None).map_err(Failure::of_enter)?;
+            let options = BuildOptions { began, progress: Some(progress), ..BuildOptions::default() };
+            build(&self.spec, &self.state, &options, &closure).map_err(failed)
+        })?;
         Ok(built.rootfs.expect("BUG: only `--output` makes a tree outside the state"))
     }
 }

@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::mem::ManuallyDrop;
 use std::os::unix::fs::OpenOptionsExt;
 
+use serde_json::json;
+
 use crate::caller::Caller;
 use crate::cli::{Check, Init, Outcome, Tree, Verify, print};
 use crate::closure::root::SourceRoot;
@@ -56,7 +58,7 @@ impl Tree {
         }
         let trees: Vec<tree::Tree> = self.programs.iter().map(|program| look.tree(program)).collect();
         if self.json {
-            print(format_args!("{:#}\n", serde_json::json!(trees)))?;
+            print(format_args!("{:#}\n", json!(trees)))?;
         } else {
             let texts: Vec<String> = trees.iter().map(ToString::to_string).collect();
             print(texts.concat())?;
@@ -72,6 +74,17 @@ impl Verify {
         let not_built = || InspectError::NotBuilt { name: spec.name.clone() };
         let (rootfs, _) = Rootfs::current(&State::open()?, &spec)?.ok_or_else(not_built)?;
         let differences = rootfs.verify()?;
+        if self.json {
+            let list: Vec<_> = differences
+                .iter()
+                .map(|difference| {
+                    json!({ "path": difference.path.to_string(), "difference": difference.what.to_string() })
+                })
+                .collect();
+            let tree = rootfs.tree().to_string();
+            print(format_args!("{:#}\n", json!({ "name": spec.name, "tree": tree, "differences": list })))?;
+            return Ok(u8::from(!differences.is_empty()));
+        }
         let lines: Vec<String> = differences.iter().map(|difference| format!("{difference}\n")).collect();
         print(lines.concat())?;
         if differences.is_empty() {
@@ -86,7 +99,7 @@ impl Check {
     pub(super) fn run(self) -> Outcome {
         let findings = host::check();
         if self.json {
-            print(format_args!("{:#}\n", serde_json::json!(findings)))?;
+            print(format_args!("{:#}\n", json!(findings)))?;
         } else {
             print(host::Table(&findings))?;
         }
@@ -113,7 +126,11 @@ impl Init {
             .open(path.as_path())
             .and_then(|mut file| file.write_all(text.as_bytes()))
             .map_err(|cause| InspectError::Init { path: path.clone(), cause })?;
-        print(format_args!("wrote {path}; `jailmk enter` builds and enters it\n"))?;
+        if self.json {
+            print(format_args!("{:#}\n", json!({ "spec": path.to_string() })))?;
+        } else {
+            print(format_args!("wrote {path}; `jailmk enter` builds and enters it\n"))?;
+        }
         Ok(0)
     }
 }

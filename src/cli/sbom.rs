@@ -14,7 +14,7 @@ impl Sbom {
     pub(super) fn run(self) -> Outcome {
         let spec = self.spec.load()?;
         let from = self.from.as_deref().map(|path| Caller::current().locate(path)).transpose()?;
-        let root = source_root(from.as_ref())?;
+        let root = source_root(&spec, from.as_ref())?;
         let closure = resolve(&spec, &root)?;
         let manifest = Manifest::plan(&spec, &closure)?;
         let packages = Packages::read(&root).unwrap_or_else(|error| {

@@ -16,7 +16,7 @@ impl Why {
     pub(super) fn run(self) -> Outcome {
         let spec = self.spec.load()?;
         let from = self.from.as_deref().map(|path| Caller::current().locate(path)).transpose()?;
-        let answer = why(&spec, &source_root(from.as_ref())?, &self.path)?;
+        let answer = why(&spec, &source_root(&spec, from.as_ref())?, &self.path)?;
         let status = match answer {
             Answer::Present(_) => 0,
             Answer::Absent(_) => 1,

@@ -33,6 +33,8 @@ pub struct Collector<'r> {
     pub(super) search: Search<'r>,
     pub(super) closure: Closure,
     excluded: GlobSet,
+    /// Directories of which all that is below is excluded: patterns that end with `/**`, without that.
+    excluded_below: GlobSet,
     packages: Option<Rc<Option<Packages>>>,
     /// Paths as found → where they really are; all that is on the way is entered.
     pub(super) entered: HashMap<PathBuf, PathBuf>,
@@ -57,6 +59,15 @@ impl<'r> Collector<'r> {
             }
             None => unreachable!("BUG: an empty set of patterns always builds"),
         })?;
+        let mut below = GlobSetBuilder::new();
+        for pattern in exclude {
+            if let Some(top) = pattern.value.strip_suffix("/**").filter(|top| !top.is_empty()) {
+                // Half of a pattern need not be one: then nothing is saved.
+                if let Ok(top) = glob(top, &pattern.at) {
+                    below.add(top);
+                }
+            }
+        }
         Ok(Collector {
             root,
             search: Search::new(root, None)
@@ -64,6 +75,7 @@ impl<'r> Collector<'r> {
                 .with_features(feature_rules(&spec.rootfs.dlopen)?),
             closure: Closure::default(),
             excluded,
+            excluded_below: below.build().unwrap_or_default(),
             packages: None,
             entered: HashMap::new(),
             closed: HashSet::new(),
@@ -81,6 +93,11 @@ impl<'r> Collector<'r> {
 
     pub fn is_excluded(&self, path: &Path) -> bool {
         self.excluded.is_match(path)
+    }
+
+    /// Whether everything below the directory is: then it need not be walked.
+    pub fn is_excluded_below(&self, directory: &Path) -> bool {
+        self.excluded_below.is_match(directory)
     }
 
     /// The package database, read once.
@@ -363,7 +380,7 @@ impl<'r> Collector<'r> {
     /// program opens it by its path before, as Java's launcher does with libjvm.so, and the loader takes an
     /// object that is loaded already for every later mention of its name.
     fn forget_libraries_below(&mut self) {
-        let Closure { entries, notes } = &mut self.closure;
+        let Closure { entries, notes, .. } = &mut self.closure;
         let missing = |note: &Note| match note {
             Note::MissingLibrary { name, .. } => Some((OsString::from(name), Vec::new())),
             _ => None,

@@ -205,6 +205,7 @@ fn enter_below(
     matches: &mut usize,
 ) -> Result<(), ClosureError> {
     let host_prefix = collector.root.host_path(real_prefix);
+    collector.root.look_at(real_prefix);
     let mut walk =
         WalkDir::new(&host_prefix).follow_links(false).sort_by_file_name().min_depth(1).into_iter();
     while let Some(entry) = walk.next() {
@@ -213,9 +214,18 @@ fn enter_below(
         let written = plan.prefix.join(relative);
         let real = real_prefix.join(relative);
         let kind = kind(entry.file_type());
+        if kind == FileKind::Directory {
+            collector.root.look_at(&real);
+        }
         let is_virtual = virtual_top(&jail_path(&real)).is_some();
         let excluded = collector.is_excluded(&written) || collector.is_excluded(&real);
-        if kind == FileKind::Directory && (is_virtual || !plan.may_match_below(relative)) {
+        let is_barren = || {
+            is_virtual
+                || !plan.may_match_below(relative)
+                || collector.is_excluded_below(&written)
+                || collector.is_excluded_below(&real)
+        };
+        if kind == FileKind::Directory && is_barren() {
             walk.skip_current_dir();
         }
         if excluded || is_virtual || !plan.matches(&written) {
@@ -382,6 +392,7 @@ impl Copy<'_> {
             collector.insert(to.clone(), Node::Directory, self.reason.clone())?;
         }
         let host: HostPath = self.source.host_path(real);
+        self.source.look_at(real);
         let walk = WalkDir::new(&host).follow_links(false).sort_by_file_name().min_depth(1);
         for entry in walk {
             let entry = entry.map_err(|error| list_error(real, error))?;
@@ -393,6 +404,7 @@ impl Copy<'_> {
             let here = real.join(relative);
             match kind(entry.file_type()) {
                 FileKind::Directory => {
+                    self.source.look_at(&here);
                     collector.insert(target, Node::Directory, self.reason.clone())?;
                 }
                 FileKind::Regular => {

@@ -1,7 +1,7 @@
 //! The tree that files are taken from: `/`, or another root whose absolute links stay inside it.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -116,6 +116,8 @@ pub struct SourceRoot {
     descriptor: OwnedFd,
     directories: RefCell<HashMap<PathBuf, Rc<OwnedFd>>>,
     parents: RefCell<HashMap<PathBuf, Result<Rc<Resolved>, RootError>>>,
+    /// As bytes, for paths are compared and hashed by component, which is slow.
+    looked_at: RefCell<HashSet<OsString>>,
 }
 
 impl SourceRoot {
@@ -127,7 +129,13 @@ impl SourceRoot {
         let how = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let descriptor = nix::fcntl::open(path.as_path(), how, Mode::empty())
             .map_err(|errno| RootError { path: path.as_path().to_owned(), errno })?;
-        Ok(SourceRoot { path, descriptor, directories: RefCell::default(), parents: RefCell::default() })
+        Ok(SourceRoot {
+            path,
+            descriptor,
+            directories: RefCell::default(),
+            parents: RefCell::default(),
+            looked_at: RefCell::default(),
+        })
     }
 
     /// This host's own tree.
@@ -153,6 +161,24 @@ impl SourceRoot {
         self.path.join(inside)
     }
 
+    /// Every path on the host that was asked for, whether there was something or not: of what is found by
+    /// its name in a directory, that is the directory. While all of them are as they were, asking again
+    /// gives the same answers.
+    pub fn looked_at(&self) -> Vec<HostPath> {
+        let looked_at = self.looked_at.borrow();
+        let mut names: Vec<&OsString> = looked_at.iter().collect();
+        names.sort_unstable();
+        names.into_iter().map(|inside| self.host_path(Path::new(inside))).collect()
+    }
+
+    /// Notes a path that is looked at by other means.
+    pub fn look_at(&self, inside: &Path) {
+        let inside = inside.as_os_str();
+        if !self.looked_at.borrow().contains(inside) {
+            self.looked_at.borrow_mut().insert(inside.to_owned());
+        }
+    }
+
     /// Follows `path`, which is absolute inside the tree; the last component is followed too.
     ///
     /// # Errors
@@ -175,6 +201,7 @@ impl SourceRoot {
     /// As fstatat(2).
     pub fn stat(&self, real: &Path) -> Result<FileStat, RootError> {
         let fail = |errno| RootError { path: real.to_owned(), errno };
+        self.look_at(real);
         match (real.parent(), real.file_name()) {
             (Some(parent), Some(name)) => {
                 let directory = self.directory(parent).map_err(fail)?;
@@ -282,6 +309,7 @@ impl SourceRoot {
     }
 
     fn open_inside(&self, path: &Path, flags: OFlag, resolve: ResolveFlag) -> Result<OwnedFd, Errno> {
+        self.look_at(path);
         let relative = path.strip_prefix("/").unwrap_or(path);
         let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
         let how = OpenHow::new().flags(flags).resolve(resolve);

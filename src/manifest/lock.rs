@@ -10,7 +10,8 @@
 //! ```
 //!
 //! KIND is `d`, `f` or `l`. ORIGIN is the host file that was copied: `=` where it has the entry's own
-//! path, `-` where jailmk wrote the file. REASON is the rest of the line. In a path, blanks, control and
+//! path, `-` where jailmk wrote the file. Where files are taken from another root than `/`, those in it
+//! are named as seen from there, so that the lock does not depend on where that tree is kept. REASON is the rest of the line. In a path, blanks, control and
 //! direction-changing characters, `%` and bytes that are no UTF-8 stand as `%XX`; in REASON a blank
 //! stands for itself. There is one way to write each lock, so that equal text is equal content.
 //!
@@ -50,7 +51,7 @@ pub struct Locked {
     pub kind: Kind,
     /// Permission bits.
     pub mode: u32,
-    /// The host file that was copied; `None` for what jailmk wrote itself.
+    /// The file that was copied, by its path in the tree that it comes from; `None` for what jailmk wrote itself.
     pub origin: Option<HostPath>,
     /// Why it is there.
     pub reason: LockedReason,
@@ -240,7 +241,7 @@ impl Lock {
             },
             mode: entry.mode,
             origin: match &entry.node {
-                Node::Copy(origin) => Some(origin.clone()),
+                Node::Copy(origin) => Some(in_source(origin, manifest.source())),
                 _ => None,
             },
             reason: LockedReason::from(&entry.reason),
@@ -330,6 +331,12 @@ impl Lock {
             false => Ok(Lock { entries }),
         }
     }
+}
+
+/// Where a file is in the tree that it comes from; one from elsewhere keeps its place on the host.
+fn in_source(origin: &HostPath, source: Option<&HostPath>) -> HostPath {
+    let inside = source.and_then(|source| origin.as_path().strip_prefix(source).ok());
+    inside.map_or_else(|| origin.clone(), |inside| HostPath::root().join(inside))
 }
 
 impl Locked {

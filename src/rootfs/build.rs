@@ -1,10 +1,10 @@
 //! One build: write beside, then flip a link. Whoever looks sees the old tree or the new one.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat, renameat};
@@ -12,19 +12,20 @@ use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::symlinkat;
 
 use super::inputs::Inputs;
-use super::sources::Sources;
-use super::staging::{Staging, collect, unique};
-use super::write::{self, Written, compare, write};
-use super::{NAMED, Rootfs, RootfsError, Seal, State, directory, failed, output};
+use super::sources::{Sources, Stamp};
+use super::staging::{Staging, collect_with, unique};
+use super::store::Store;
+use super::write::{self, Tally, Written, compare, write_shared};
+use super::{Freshness, NAMED, Progress, Rootfs, RootfsError, State, directory, failed, output, seen};
 use crate::caller::Caller;
 use crate::closure::Closure;
 use crate::manifest::Manifest;
-use crate::manifest::lock::{Hex, Lock, Locked};
+use crate::manifest::lock::{Content, Hex, Lock, Locked};
 use crate::path::HostPath;
 use crate::spec::Spec;
 
-const STAGING: &str = "staging-";
-const TRASH: &str = "trash-";
+pub(super) const STAGING: &str = "staging-";
+pub(super) const TRASH: &str = "trash-";
 const GENERATION: &str = "gen-";
 
 /// What a build may be asked for beside the spec.
@@ -34,6 +35,10 @@ pub struct BuildOptions<'a> {
     pub output: Option<HostPath>,
     /// Fail unless the result is what this lock says.
     pub locked: Option<&'a Lock>,
+    /// When the closure began to be made, if before the build: what changed since then may be in it or not.
+    pub began: Option<SystemTime>,
+    /// Told how far the build is.
+    pub progress: Option<&'a Progress>,
 }
 
 /// A finished build.
@@ -49,10 +54,32 @@ pub struct Built {
     pub files: usize,
     /// Their bytes.
     pub bytes: u64,
+    /// Of these, what takes no room of its own: links to the store, and clones of the host's files.
+    pub shared: Tally,
     /// The tree was there already, and nothing of it was written.
     pub reused: bool,
     /// How long it took.
     pub elapsed: Duration,
+}
+
+/// The current tree of `spec`, with the notes of its build, if nothing that was looked at to make it has
+/// changed since: what [`build`] would find out in the end, in a few milliseconds.
+///
+/// # Errors
+/// The state cannot be read, or the tree is not what `locked` says. A damaged tree is for [`build`].
+pub fn unchanged(
+    spec: &Spec,
+    state: &State,
+    locked: Option<&Lock>,
+) -> Result<Option<(Built, Vec<String>)>, RootfsError> {
+    let started = Instant::now();
+    let Some((current, Freshness::Fresh)) = Rootfs::current(state, spec)? else { return Ok(None) };
+    let record = current.read("seen").unwrap_or_default();
+    let Some(notes) = seen::unchanged(&record) else { return Ok(None) };
+    let (Ok(()), Ok(lock)) = (current.check_seal(), current.lock()) else { return Ok(None) };
+    refuse_unlocked(locked, &lock)?;
+    let (tree, shared) = (current.tree(), all_of(&lock));
+    Ok(Some((built(Some(current), tree, Written { lock, shared }, true, started), notes)))
 }
 
 /// Makes the tree of `spec` and `closure`, whole or not at all; one that is there already and equals
@@ -71,28 +98,46 @@ pub fn build(
     let started = Instant::now();
     let caller = Caller::current();
     let manifest = Manifest::plan_for(spec, closure, &caller)?;
+    let unseen = Progress::default();
+    let progress = options.progress.unwrap_or(&unseen);
     if let Some(target) = &options.output {
-        let lock = output::build(&manifest, target, options.locked)?;
-        return Ok(built(None, target.clone(), lock, false, started));
+        let written = output::build(&manifest, target, options.locked, progress)?;
+        return Ok(built(None, target.clone(), written, false, started));
     }
     // Taken first: what changes from here on makes the new tree stale.
     let inputs = Inputs::take(spec, &manifest, &caller)?.text();
-    let (directory, path) = state.make_spec(spec)?;
-    let directory = directory.as_fd();
-    if let Some((current, there)) = usable(directory, &path) {
-        let known = Sources::parse(&current.read("sources").unwrap_or_default());
-        if let Some(written) = compare(&manifest, &there, &known)? {
+    let place = state.make_spec(spec)?;
+    let (directory, path) = (place.fd.as_fd(), &place.path);
+    let store = Store::open(state)?;
+    let seen = || seen::record(closure, options.began.unwrap_or_else(SystemTime::now));
+    if let Some((current, there)) = usable(directory, path) {
+        let seen = seen();
+        let sources = store.sources();
+        if let Some(learned) = compare(&manifest, &there, &sources)? {
             refuse_unlocked(options.locked, &there)?;
-            record(&current, &inputs, &written)?;
+            record(&current, &inputs, seen.as_deref())?;
+            if let Some(bytes) = sources.with(&learned) {
+                remember(&store, &learned, bytes)?;
+            }
             let tree = current.tree();
-            return Ok(built(Some(current), tree, there, true, started));
+            let shared = all_of(&there);
+            return Ok(built(Some(current), tree, Written { lock: there, shared }, true, started));
         }
     }
-    let staging = Staging::make(directory, &path, STAGING)?;
-    let written = fill(&staging, &manifest, &inputs, options.locked)?;
-    let (rootfs, reused) = publish(staging, directory, &path, &written, &inputs)?;
+    let staging = Staging::make(directory, path, STAGING)?;
+    let written = fill(&staging, &manifest, &inputs, &store, options.locked, progress)?;
+    let seen = seen();
+    let (rootfs, reused) = publish(staging, directory, path, &store, &written, &inputs, seen.as_deref())?;
     let tree = rootfs.tree();
-    Ok(built(Some(rootfs), tree, written.lock, reused, started))
+    Ok(built(Some(rootfs), tree, written, reused, started))
+}
+
+/// Enters digests, to be found by the next build.
+fn remember(store: &Store, learned: &[(Stamp, Content)], bytes: Vec<u8>) -> Result<(), RootfsError> {
+    let held = store.lock()?;
+    // Read again: another build may have written since, unless nothing was written at all.
+    let bytes = store.sources().with(learned).unwrap_or(bytes);
+    held.save(Some(bytes))
 }
 
 /// The lock that a build of `manifest` would write; every file is read, none is written.
@@ -100,7 +145,7 @@ pub fn build(
 /// # Errors
 /// A file cannot be read or changes meanwhile.
 pub fn preview(manifest: &Manifest) -> Result<Lock, RootfsError> {
-    write::preview(manifest)
+    write::preview(manifest, &Sources::parse(Vec::new()))
 }
 
 /// Whether a name is one that [`build`] gives to a finished build.
@@ -121,10 +166,27 @@ pub(super) fn refuse_unlocked(expected: Option<&Lock>, found: &Lock) -> Result<(
     }
 }
 
-fn built(rootfs: Option<Rootfs>, tree: HostPath, lock: Lock, reused: bool, started: Instant) -> Built {
+fn built(rootfs: Option<Rootfs>, tree: HostPath, written: Written, reused: bool, started: Instant) -> Built {
+    let Written { lock, shared } = written;
+    let all = all_of(&lock);
+    Built {
+        rootfs,
+        tree,
+        lock,
+        files: all.files,
+        bytes: all.bytes,
+        shared,
+        reused,
+        elapsed: started.elapsed(),
+    }
+}
+
+fn all_of(lock: &Lock) -> Tally {
     let contents = lock.entries().iter().filter_map(Locked::content);
-    let (files, bytes) = contents.fold((0, 0), |(files, bytes), content| (files + 1, bytes + content.size));
-    Built { rootfs, tree, lock, files, bytes, reused, elapsed: started.elapsed() }
+    contents.fold(Tally::default(), |sum, content| Tally {
+        files: sum.files + 1,
+        bytes: sum.bytes + content.size,
+    })
 }
 
 /// The current tree and its lock, unless one is damaged: then a build makes another.
@@ -139,25 +201,16 @@ fn fill(
     staging: &Staging<'_>,
     manifest: &Manifest,
     inputs: &str,
+    store: &Store,
     locked: Option<&Lock>,
+    progress: &Progress,
 ) -> Result<Written, RootfsError> {
     let path = staging.path().join("root");
     mkdirat(staging.fd(), "root", Mode::S_IRWXU).map_err(failed("make", &path))?;
     let root = directory::open_to_read(staging.fd(), "root").map_err(failed("open", &path))?;
-    let written = write(manifest, root.as_fd(), &path)?;
-    refuse_unlocked(locked, &written.lock)?;
-    let seal = Seal::take(root.as_fd(), &written.lock).map_err(|(at, errno)| RootfsError::Write {
-        path: at,
-        directory: path.clone(),
-        source: errno.into(),
-    })?;
-    let (lock, sources) = (written.lock.to_string(), Sources::text(&written.stamps));
-    let files = [
-        ("lock", lock.as_bytes()),
-        ("seal", seal.as_bytes()),
-        ("inputs", inputs.as_bytes()),
-        ("sources", sources.as_bytes()),
-    ];
+    let (written, seal) = write_shared(manifest, root.as_fd(), &path, store, locked, progress)?;
+    let lock = written.lock.to_string();
+    let files = [("lock", lock.as_bytes()), ("seal", seal.as_bytes()), ("inputs", inputs.as_bytes())];
     for (name, bytes) in files {
         directory::write_file(staging.fd(), name.as_ref(), OWN, bytes)
             .map_err(failed("write", &staging.path().join(name)))?;
@@ -165,7 +218,7 @@ fn fill(
     Ok(written)
 }
 
-const OWN: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
+pub(super) const OWN: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 
 /// Makes the staged tree the current one; if another build made the same tree meanwhile, that one is
 /// taken and the staged one dropped.
@@ -173,15 +226,21 @@ fn publish(
     staging: Staging<'_>,
     directory: BorrowedFd<'_>,
     path: &HostPath,
+    store: &Store,
     written: &Written,
     inputs: &str,
+    seen: Option<&[u8]>,
 ) -> Result<(Rootfs, bool), RootfsError> {
     let _guard = guard(directory, path)?;
     if let Some((current, there)) = usable(directory, path)
         && there == written.lock
     {
-        record(&current, inputs, written)?;
+        record(&current, inputs, seen)?;
         return Ok((current, true));
+    }
+    if let Some(seen) = seen {
+        directory::write_file(staging.fd(), "seen".as_ref(), OWN, seen)
+            .map_err(failed("write", &staging.path().join("seen")))?;
     }
     let name = format!("{GENERATION}{}-{}", Hex(&written.lock.digest()[..6]), unique());
     staging.publish(&name)?;
@@ -192,49 +251,70 @@ fn publish(
     symlinkat(name.as_str(), directory, fresh.as_str())
         .and_then(|()| renameat(directory, fresh.as_str(), directory, "current"))
         .map_err(failed("replace the link", &path.join("current")))?;
-    retire(directory, &name);
+    // The tree is there: what cannot be removed now is for the next build, or for `gc`.
+    let _ = retire(directory, Some(name.as_ref()), store, &[TRASH]);
     Ok((rootfs, false))
 }
 
 /// One build at a time flips the link and retires generations.
-fn guard(directory: BorrowedFd<'_>, path: &HostPath) -> Result<Flock<OwnedFd>, RootfsError> {
+pub(super) fn guard(directory: BorrowedFd<'_>, path: &HostPath) -> Result<Flock<OwnedFd>, RootfsError> {
     let fd = directory::open_to_read(directory, ".").map_err(failed("open", path))?;
     Flock::lock(fd, FlockArg::LockExclusive).map_err(|(_, errno)| failed("lock", path)(errno))
 }
 
-/// Removes the generations that no jail uses. What cannot be removed now is for the next build.
-fn retire(directory: BorrowedFd<'_>, current: &str) {
+/// Removes the generations that no jail uses, but for `current`; and what is left by these prefixes.
+pub(super) fn retire(
+    directory: BorrowedFd<'_>,
+    current: Option<&OsStr>,
+    store: &Store,
+    left: &[&str],
+) -> Result<Tally, RootfsError> {
     for name in directory::names(directory).unwrap_or_default() {
         let text = OsStr::from_bytes(name.to_bytes());
-        if !is_generation(text) || text == current {
+        if !is_generation(text) || Some(text) == current {
             continue;
         }
-        let Ok(generation) = directory::open(directory, name.as_c_str()) else { continue };
-        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let held = match openat(&generation, "lock", flags, Mode::empty()) {
-            Ok(lock) => match Flock::lock(File::from(lock), FlockArg::LockExclusiveNonblock) {
-                Ok(held) => Some(held),
-                Err(_) => continue,
-            },
-            Err(Errno::ENOENT) => None,
-            Err(_) => continue,
-        };
+        let Ok(held) = unused(directory, &name) else { continue };
         // ORDER: renamed while locked, so that nobody who opens it from now on takes it for alive.
         let trash = OsString::from(format!("{TRASH}{}", unique()));
         let _ = renameat(directory, name.as_c_str(), directory, trash.as_os_str());
         drop(held);
     }
-    collect(directory, TRASH);
+    let names = directory::names(directory).unwrap_or_default();
+    if !names.iter().any(|name| left.iter().any(|prefix| name.to_bytes().starts_with(prefix.as_bytes()))) {
+        return Ok(Tally::default());
+    }
+    let mut held = store.lock()?;
+    for prefix in left {
+        collect_with(directory, prefix, &mut |parent, name| held.unlink(parent, name));
+    }
+    let freed = held.freed();
+    held.save(None)?;
+    Ok(freed)
+}
+
+/// The lock of a generation that nobody uses; nothing to hold if it has no lock file, as none that is
+/// whole. An error if it is used, or cannot be looked at.
+pub(super) fn unused(directory: BorrowedFd<'_>, name: &CStr) -> Result<Option<Flock<File>>, Errno> {
+    let generation = directory::open(directory, name)?;
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    match openat(&generation, "lock", flags, Mode::empty()) {
+        Ok(lock) => Flock::lock(File::from(lock), FlockArg::LockExclusiveNonblock)
+            .map(Some)
+            .map_err(|(_, errno)| errno),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// A tree that is kept was made from other inputs by name, of the same content.
-fn record(current: &Rootfs, inputs: &str, written: &Written) -> Result<(), RootfsError> {
-    let sources = if written.learned { Sources::text(&written.stamps) } else { String::new() };
-    for (name, text) in [("inputs", inputs), ("sources", &sources)] {
-        if text.is_empty() || current.read(name).is_ok_and(|there| there == text.as_bytes()) {
+fn record(current: &Rootfs, inputs: &str, seen: Option<&[u8]>) -> Result<(), RootfsError> {
+    for (name, bytes) in [("inputs", Some(inputs.as_bytes())), ("seen", seen)] {
+        let Some(bytes) = bytes else { continue };
+        if current.read(name).is_ok_and(|there| there == bytes) {
             continue;
         }
-        directory::replace_file(current.generation.as_fd(), name.as_ref(), OWN, text.as_bytes())
+        directory::replace_file(current.generation.as_fd(), name.as_ref(), OWN, bytes)
             .map_err(failed("write", &current.path.join(name)))?;
     }
     Ok(())

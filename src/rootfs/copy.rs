@@ -3,11 +3,10 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{FileStat, SFlag, fstat, lstat};
 use sha2::{Digest, Sha256};
 
 use super::sources::Stamp;
@@ -43,49 +42,96 @@ pub enum CopyFault {
     Write(io::Error),
 }
 
-/// What was copied.
-pub(super) struct Copied {
-    pub(super) content: Content,
-    pub(super) stamp: Stamp,
-    pub(super) modified: nix::sys::time::TimeSpec,
+/// A host file that is open for reading; all that follows is about this very file.
+pub(super) struct Source {
+    file: File,
+    before: FileStat,
 }
 
-/// Copies files with one buffer; clones them where the file system can.
-pub(super) struct Copier<'a> {
+impl Source {
+    /// Opens it once. A pipe or a terminal cannot hold it up, and its path leads over no link: if it does
+    /// now, somebody has put one there since the closure was made.
+    pub(super) fn open(origin: &HostPath) -> Result<Source, CopyFault> {
+        let flags =
+            OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
+        let file = openat2(AT_FDCWD, origin.as_path(), how).map_err(|errno| match errno {
+            Errno::ENOENT | Errno::ENOTDIR => CopyFault::Vanished,
+            Errno::ELOOP | Errno::ENXIO => CopyFault::NotRegular,
+            errno => CopyFault::Read(errno.into()),
+        })?;
+        let before = fstat(&file).map_err(|errno| CopyFault::Read(errno.into()))?;
+        if before.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits() {
+            return Err(CopyFault::NotRegular);
+        }
+        if before.st_size as u64 > SIZE_LIMIT {
+            return Err(CopyFault::TooLarge);
+        }
+        Ok(Source { file: file.into(), before })
+    }
+
+    /// What is at `origin`, without reading it. The host's own directories do not become links under our
+    /// hands; those of another tree may, and must not lead out of it.
+    pub(super) fn inspect(origin: &HostPath, in_tree: bool) -> Result<FileStat, Errno> {
+        if !in_tree {
+            return lstat(origin.as_path());
+        }
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
+        fstat(&openat2(AT_FDCWD, origin.as_path(), how)?)
+    }
+
+    pub(super) fn stamp(&self) -> Stamp {
+        Stamp::of(&self.before)
+    }
+
+    /// Makes the empty `target` a clone of it.
+    pub(super) fn clone_to(&self, target: &File) -> Result<(), Errno> {
+        clone_file(&self.file, target)
+    }
+
+    /// `content`, unless the file changed since it was opened.
+    pub(super) fn unchanged(&self, content: Content) -> Result<Content, CopyFault> {
+        let after = fstat(&self.file).map_err(|errno| CopyFault::Read(errno.into()))?;
+        let stamp = self.stamp();
+        match stamp == Stamp::of(&after) && content.size == stamp.size {
+            true => Ok(content),
+            false => Err(CopyFault::Changed),
+        }
+    }
+
+    fn is_sparse(&self) -> bool {
+        self.before.st_blocks.saturating_mul(512) < self.before.st_size
+    }
+}
+
+/// Reads files with one buffer.
+pub(super) struct Copier {
     buffer: Vec<u8>,
-    /// Shared by all threads: a file system that cannot clone is asked once.
-    may_clone: &'a AtomicBool,
 }
 
-impl<'a> Copier<'a> {
-    pub(super) fn new(may_clone: &'a AtomicBool) -> Copier<'a> {
-        Copier { buffer: vec![0; BUFFER], may_clone }
+impl Copier {
+    pub(super) fn new() -> Copier {
+        Copier { buffer: vec![0; BUFFER] }
     }
 
-    /// Copies `origin` into the empty `target`, which is open for reading and writing.
-    pub(super) fn copy(&mut self, origin: &HostPath, target: &mut File) -> Result<Copied, CopyFault> {
-        let (mut source, before) = open_source(origin)?;
-        let cloned = self.may_clone.load(Ordering::Relaxed) && before.st_size > 0 && {
-            let cloned = clone_file(&source, &*target).is_ok();
-            if !cloned {
-                self.may_clone.store(false, Ordering::Relaxed);
-            }
-            cloned
-        };
-        // The digest needs the bytes in memory anyway, which is why there is no copy_file_range(2)
-        // between the clone and the plain copy: it would only add a pass.
-        let content = match cloned {
-            true => self.pass(target, None)?,
-            false => self.pass(&mut source, Some((target, sparse(&before))))?,
-        };
-        finish(&source, &before, content)
+    /// Room for reading by whom the copier is at hand.
+    pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.buffer
     }
 
-    /// The digest of `origin` without a copy.
-    pub(super) fn digest(&mut self, origin: &HostPath) -> Result<Copied, CopyFault> {
-        let (mut source, before) = open_source(origin)?;
-        let content = self.pass(&mut source, None)?;
-        finish(&source, &before, content)
+    /// Copies `source` into the empty `target`. The digest needs the bytes in memory anyway, which is why
+    /// there is no copy_file_range(2): it would only add a pass.
+    pub(super) fn copy(&mut self, source: &mut Source, target: &mut File) -> Result<Content, CopyFault> {
+        let sparse = source.is_sparse();
+        let content = self.pass(&mut source.file, Some((target, sparse)))?;
+        source.unchanged(content)
+    }
+
+    /// The digest of `source`, without a copy or of one that is made already.
+    pub(super) fn digest(&mut self, source: &mut Source) -> Result<Content, CopyFault> {
+        let content = self.pass(&mut source.file, None)?;
+        source.unchanged(content)
     }
 
     fn pass(&mut self, source: &mut File, target: Option<(&mut File, bool)>) -> Result<Content, CopyFault> {
@@ -118,36 +164,4 @@ impl<'a> Copier<'a> {
         }
         Ok(Content { sha256: digest.finalize().into(), size })
     }
-}
-
-/// Opens it once; all that follows is about this very file. A pipe or a terminal cannot hold it up.
-fn open_source(origin: &HostPath) -> Result<(File, FileStat), CopyFault> {
-    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    let source = open(origin.as_path(), flags, Mode::empty()).map_err(|errno| match errno {
-        Errno::ENOENT | Errno::ENOTDIR => CopyFault::Vanished,
-        Errno::ELOOP | Errno::ENXIO => CopyFault::NotRegular,
-        errno => CopyFault::Read(errno.into()),
-    })?;
-    let stat = fstat(&source).map_err(|errno| CopyFault::Read(errno.into()))?;
-    if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits() {
-        return Err(CopyFault::NotRegular);
-    }
-    if stat.st_size as u64 > SIZE_LIMIT {
-        return Err(CopyFault::TooLarge);
-    }
-    Ok((source.into(), stat))
-}
-
-fn finish(source: &File, before: &FileStat, content: Content) -> Result<Copied, CopyFault> {
-    let after = fstat(source).map_err(|errno| CopyFault::Read(errno.into()))?;
-    let stamp = Stamp::of(before);
-    if stamp != Stamp::of(&after) || content.size != stamp.size {
-        return Err(CopyFault::Changed);
-    }
-    let modified = nix::sys::time::TimeSpec::new(before.st_mtime, before.st_mtime_nsec);
-    Ok(Copied { content, stamp, modified })
-}
-
-fn sparse(stat: &FileStat) -> bool {
-    stat.st_blocks.saturating_mul(512) < stat.st_size
 }

@@ -46,6 +46,15 @@ pub(super) fn names(directory: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
 
 /// Removes `name` and all below it; what somebody else removes meanwhile is no error.
 pub(super) fn remove_tree(parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
+    remove_tree_with(parent, name, &mut |parent, name| unlinkat(parent, name, UnlinkatFlags::NoRemoveDir))
+}
+
+/// The same with a removal of one's own for what is no directory.
+pub(super) fn remove_tree_with(
+    parent: BorrowedFd<'_>,
+    name: &CStr,
+    unlink: &mut dyn FnMut(BorrowedFd<'_>, &CStr) -> Result<(), Errno>,
+) -> Result<(), Errno> {
     let absent = |result| match result {
         Err(Errno::ENOENT) => Ok(()),
         other => other,
@@ -55,15 +64,17 @@ pub(super) fn remove_tree(parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Err
             // What may not be written cannot be emptied.
             let _ = fchmod(&directory, Mode::S_IRWXU);
             for child in names(directory.as_fd())? {
-                match unlinkat(&directory, child.as_c_str(), UnlinkatFlags::NoRemoveDir) {
-                    Err(Errno::EISDIR | Errno::EPERM) => remove_tree(directory.as_fd(), &child)?,
+                match unlink(directory.as_fd(), &child) {
+                    Err(Errno::EISDIR | Errno::EPERM) => {
+                        remove_tree_with(directory.as_fd(), &child, unlink)?;
+                    }
                     other => absent(other)?,
                 }
             }
             absent(unlinkat(parent, name, UnlinkatFlags::RemoveDir))
         }
         Err(Errno::ENOENT) => Ok(()),
-        Err(Errno::ENOTDIR | Errno::ELOOP) => absent(unlinkat(parent, name, UnlinkatFlags::NoRemoveDir)),
+        Err(Errno::ENOTDIR | Errno::ELOOP) => absent(unlink(parent, name)),
         Err(errno) => Err(errno),
     }
 }

@@ -19,9 +19,17 @@ use crate::manifest::{Manifest, ManifestError, MountPoint, Node};
 use crate::path::HostPath;
 use crate::spec::{FileRule, SourceOrigin, Spec};
 
-const HEADER: &str = "jailmk-inputs 1\n";
-/// These change when a package is installed, removed or upgraded.
-const ALWAYS_WATCHED: &[&str] = &["/etc/ld.so.cache", "/var/lib/dpkg/status"];
+const HEADER: &str = "jailmk-inputs 2\n";
+/// Without it a text that was cut off after a line would pass for whole.
+const END: &str = "end\n";
+/// These change when a package is installed, removed or upgraded: by dpkg, apk, rpm and pacman.
+const ALWAYS_WATCHED: &[&str] = &[
+    "/etc/ld.so.cache",
+    "/var/lib/dpkg/status",
+    "/lib/apk/db/installed",
+    "/usr/lib/sysimage/rpm",
+    "/var/lib/pacman/local",
+];
 /// A `files` tree may hold any number of files, and each costs a microsecond at every enter.
 const WATCHED_BELOW: usize = 256;
 
@@ -67,7 +75,7 @@ pub(super) struct Inputs {
 struct Watch {
     inode: u64,
     size: u64,
-    modified: i128,
+    modified: i64,
 }
 
 impl Watch {
@@ -80,8 +88,12 @@ impl Watch {
 impl Inputs {
     /// The record of a build that begins now.
     pub(super) fn take(spec: &Spec, manifest: &Manifest, caller: &Caller) -> Result<Inputs, RootfsError> {
-        let mut paths: BTreeSet<HostPath> =
-            ALWAYS_WATCHED.iter().map(|path| HostPath::root().join(path)).collect();
+        let host = HostPath::root();
+        let source = manifest.source().unwrap_or(&host);
+        let mut paths: BTreeSet<HostPath> = ALWAYS_WATCHED.iter().map(|path| source.join(path)).collect();
+        // A link on the way to another root may be turned to another tree.
+        let from = spec.rootfs.from.as_ref().and_then(|from| HostPath::absolute(from.value.clone()));
+        paths.extend(from);
         for (path, entry) in manifest.entries() {
             if !matches!(&entry.reason, Reason::Spec { key: "programs", .. }) {
                 continue;
@@ -93,7 +105,12 @@ impl Inputs {
         }
         for rule in &spec.rootfs.files {
             let FileRule::Copy { from, .. } = &rule.value else { continue };
-            let Some(top) = HostPath::absolute(from.clone()) else { continue };
+            // Beside the spec it is the host's, whatever tree the rest is taken from.
+            let copied = manifest.entries().any(|(_, entry)| match &entry.node {
+                Node::Copy(origin) => origin.as_path().starts_with(from),
+                _ => false,
+            });
+            let top = if copied { HostPath::new(&host, from) } else { source.join(from) };
             let below = manifest.entries().filter_map(|(_, entry)| match &entry.node {
                 Node::Copy(origin) if origin.as_path().starts_with(&top) => Some(origin.clone()),
                 _ => None,
@@ -130,13 +147,14 @@ impl Inputs {
                 .expect("BUG: a string can be written to");
             text.push('\n');
         }
+        text.push_str(END);
         text
     }
 
     /// `None` if the text is none of [`Inputs::text`].
     pub(super) fn parse(text: &[u8]) -> Option<Inputs> {
         let text = std::str::from_utf8(text).ok()?.strip_prefix(HEADER)?;
-        let mut lines = text.strip_suffix('\n')?.split('\n');
+        let mut lines = text.strip_suffix(END)?.strip_suffix('\n')?.split('\n');
         let identity = parse_hex(lines.next()?.strip_prefix("spec ")?)?;
         let watched = lines.map(|line| {
             let mut columns = line.split(' ');

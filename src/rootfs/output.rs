@@ -7,11 +7,10 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, open, renameat2};
 use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
 
-use super::build::refuse_unlocked;
 use super::staging::Staging;
 use super::verify::{Change, Depth, compare};
-use super::write::write;
-use super::{RootfsError, directory, failed};
+use super::write::{Written, write_bare};
+use super::{Progress, RootfsError, directory, failed};
 use crate::manifest::Manifest;
 use crate::manifest::lock::Lock;
 use crate::path::HostPath;
@@ -51,16 +50,22 @@ pub fn read_lock(path: &HostPath) -> Result<Lock, RootfsError> {
 /// Its directory cannot be written.
 pub fn save_lock(path: &HostPath, lock: &Lock) -> Result<(), RootfsError> {
     let (parent, name) = open_parent(path)?;
-    directory::replace_file(parent.as_fd(), &name, READABLE, lock.to_string().as_bytes())
-        .map_err(failed("write", path))
+    let text = lock.to_string();
+    // One that says the same keeps its time, and its directory does.
+    if directory::read_file(parent.as_fd(), name.as_os_str()).is_ok_and(|there| there == text.as_bytes()) {
+        return Ok(());
+    }
+    directory::replace_file(parent.as_fd(), &name, READABLE, text.as_bytes()).map_err(failed("write", path))
 }
 
-/// Makes `target` the tree of `manifest` and `target.lock` its lock.
+/// Makes `target` the tree of `manifest` and `target.lock` its lock. Its files are copies or clones and
+/// never links to the store: whoever owns it may edit it.
 pub(super) fn build(
     manifest: &Manifest,
     target: &HostPath,
     locked: Option<&Lock>,
-) -> Result<Lock, RootfsError> {
+    progress: &Progress,
+) -> Result<Written, RootfsError> {
     let (parent, name) = open_parent(target)?;
     let parent = parent.as_fd();
     let mut lock_name = name.clone();
@@ -71,8 +76,7 @@ pub(super) fn build(
     let path = staging.path().join("root");
     mkdirat(staging.fd(), "root", Mode::S_IRWXU).map_err(failed("make", &path))?;
     let root = directory::open_to_read(staging.fd(), "root").map_err(failed("open", &path))?;
-    let lock = write(manifest, root.as_fd(), &path)?.lock;
-    refuse_unlocked(locked, &lock)?;
+    let written = write_bare(manifest, root.as_fd(), &path, locked, progress)?;
     let rename = |flags| renameat2(staging.fd(), "root", parent, name.as_os_str(), flags);
     match rename(RenameFlags::RENAME_NOREPLACE) {
         Err(Errno::EEXIST) => {
@@ -83,9 +87,9 @@ pub(super) fn build(
         }
         other => other.map_err(failed("make", target))?,
     }
-    directory::replace_file(parent, &lock_name, READABLE, lock.to_string().as_bytes())
+    directory::replace_file(parent, &lock_name, READABLE, written.lock.to_string().as_bytes())
         .map_err(failed("write", &HostPath::new(&parent_path, &lock_name)))?;
-    Ok(lock)
+    Ok(written)
 }
 
 /// What may be replaced: nothing, an empty directory, and a tree of ours as we left it.

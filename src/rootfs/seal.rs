@@ -3,9 +3,10 @@
 //!
 //! The change time of an inode is set by the kernel alone and moves with every write, rename, link,
 //! chmod and chown of the file, and with every entry made or removed of a directory. So names that were
-//! added need no look at any directory's content.
+//! added need no look at any directory's content. A link to the same inode made for another tree moves it
+//! too: store.rs says how that is told from a change.
 //!
-//! Format, little endian: `jailmk-seal 1\n`, the number of records (u64), then records in the order of
+//! Format, little endian: `jailmk-seal 2\n`, the number of records (u64), then records in the order of
 //! the lock: inode u64, change time i64 ns, modification time i64 ns, size u64, mode u32, uid u32,
 //! gid u32, depth u16 (0 is `/`), length of the name u16, the name with a NUL.
 
@@ -18,11 +19,14 @@ use nix::fcntl::AtFlags;
 use nix::sys::stat::{FileStat, SFlag, fstatat};
 
 use super::directory::{self, Descent, last_name};
+use super::sources::nanoseconds;
 use super::verify::{Change, Difference};
 use crate::manifest::lock::Lock;
 use crate::path::JailPath;
 
-const MAGIC: &[u8] = b"jailmk-seal 1\n";
+const MAGIC: &[u8] = b"jailmk-seal 2\n";
+/// Where a record has the time of change.
+const CHANGED_AT: usize = 8;
 const FIXED: usize = 8 + 8 + 8 + 8 + 4 + 4 + 4 + 2 + 2;
 /// PATH_MAX is 4096: no tree is deeper.
 const DEPTH_LIMIT: usize = 2048;
@@ -49,6 +53,25 @@ struct Record<'a> {
     stamp: Stamp,
     depth: usize,
     name: &'a CStr,
+    /// Where it begins in the seal.
+    at: usize,
+}
+
+/// What a comparison with the tree gave.
+pub(super) struct Checked {
+    pub(super) differences: Vec<Difference>,
+    /// Files of which nothing but the time of change differs, as after link(2) or unlink(2) of another of
+    /// their names: they may be right or not.
+    pub(super) moved: Vec<Moved>,
+}
+
+/// A file whose time of change has moved.
+pub(super) struct Moved {
+    pub(super) path: JailPath,
+    pub(super) found: FileStat,
+    /// The time that the seal is to have, if the file is right.
+    pub(super) changed: i64,
+    at: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -64,10 +87,12 @@ struct Stamp {
 
 impl Stamp {
     fn of(stat: &FileStat) -> Stamp {
-        let directory = stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits();
+        let kind = stat.st_mode & SFlag::S_IFMT.bits();
+        let (directory, link) = (kind == SFlag::S_IFDIR.bits(), kind == SFlag::S_IFLNK.bits());
         Stamp {
             inode: stat.st_ino,
-            changed: nanoseconds(stat.st_ctime, stat.st_ctime_nsec),
+            // Trees share the inodes of links, too, and where a link points cannot be changed.
+            changed: if link { 0 } else { nanoseconds(stat.st_ctime, stat.st_ctime_nsec) },
             modified: nanoseconds(stat.st_mtime, stat.st_mtime_nsec),
             // Some file systems count a directory's size lazily; its change time says enough.
             size: if directory { 0 } else { stat.st_size as u64 },
@@ -75,6 +100,12 @@ impl Stamp {
             uid: stat.st_uid,
             gid: stat.st_gid,
         }
+    }
+
+    /// Whether it is a regular file of which all is the same but the time of change.
+    fn only_moved(&self, found: &Stamp) -> bool {
+        let regular = self.mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits();
+        regular && self.changed != found.changed && Stamp { changed: found.changed, ..*self } == *found
     }
 
     /// The first thing that differs, most telling first.
@@ -102,21 +133,26 @@ impl Stamp {
 }
 
 impl Seal {
-    /// Seals the tree at `root` as it is now.
+    /// Seals the tree at `root` as it is now; `see` is shown what the kernel says of each entry of `lock`.
     ///
     /// # Errors
     /// A path of `lock` cannot be inspected.
-    pub fn take(root: BorrowedFd<'_>, lock: &Lock) -> Result<Seal, (JailPath, Errno)> {
+    pub(super) fn take(
+        root: BorrowedFd<'_>,
+        lock: &Lock,
+        mut see: impl FnMut(usize, &FileStat),
+    ) -> Result<Seal, (JailPath, Errno)> {
         let mut bytes = Vec::with_capacity(MAGIC.len() + 8 + lock.entries().len() * (FIXED + 20));
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&(lock.entries().len() as u64).to_le_bytes());
         let mut descent = Descent::new(root);
-        for entry in lock.entries() {
+        for (index, entry) in lock.entries().iter().enumerate() {
             let name = last_name(&entry.path);
             let stat = descent
                 .parent_of(&entry.path)
                 .and_then(|parent| fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW))
                 .map_err(|errno| (entry.path.clone(), errno))?;
+            see(index, &stat);
             let (stamp, name) = (Stamp::of(&stat), name.as_bytes());
             for field in [stamp.inode, stamp.changed as u64, stamp.modified as u64, stamp.size] {
                 bytes.extend_from_slice(&field.to_le_bytes());
@@ -164,12 +200,10 @@ impl Seal {
         &self.bytes
     }
 
-    /// Compares the tree at `root` with the seal.
-    ///
-    /// # Errors
-    /// Every path that differs. What lies below a directory that is gone is not listed.
-    pub fn check(&self, root: BorrowedFd<'_>) -> Result<(), Vec<Difference>> {
+    /// Compares the tree at `root` with the seal. What lies below a directory that is gone is not listed.
+    pub(super) fn check(&self, root: BorrowedFd<'_>) -> Checked {
         let mut differences = Vec::new();
+        let mut moved = Vec::new();
         // Directories on the way to the record, each opened when the first record below it is met.
         let mut open: Vec<Option<OwnedFd>> = Vec::new();
         let mut names: Vec<&CStr> = Vec::new();
@@ -200,6 +234,11 @@ impl Seal {
             let name = if record.depth == 0 { c"." } else { record.name };
             let found = fstatat(at(&open, root), name, AtFlags::AT_SYMLINK_NOFOLLOW);
             let change = match found {
+                Ok(stat) if record.stamp.only_moved(&Stamp::of(&stat)) => {
+                    let path = path_of(&names, Some(record.name));
+                    moved.push(Moved { path, found: stat, changed: Stamp::of(&stat).changed, at: record.at });
+                    None
+                }
                 Ok(stat) => record.stamp.change(&Stamp::of(&stat)),
                 Err(Errno::ENOENT) => Some(Change::Missing),
                 Err(errno) => Some(Change::Unreadable(errno)),
@@ -215,13 +254,22 @@ impl Seal {
                 names.push(record.name);
             }
         }
-        if differences.is_empty() { Ok(()) } else { Err(differences) }
+        Checked { differences, moved }
+    }
+
+    /// Takes the change times of files that were found to be right.
+    pub(super) fn refresh(&mut self, moved: &[Moved]) {
+        for Moved { changed, at, .. } in moved {
+            let field = self.bytes.get_mut(at + CHANGED_AT..at + CHANGED_AT + 8);
+            field.expect("BUG: a record is where it was read").copy_from_slice(&changed.to_le_bytes());
+        }
     }
 
     fn records(&self) -> impl Iterator<Item = Record<'_>> {
         let mut rest = self.bytes.get(MAGIC.len() + 8..).unwrap_or(&[]);
         std::iter::from_fn(move || {
-            let (record, after) = Record::read(rest)?;
+            let (mut record, after) = Record::read(rest)?;
+            record.at = self.bytes.len() - rest.len();
             rest = after;
             Some(record)
         })
@@ -265,10 +313,6 @@ impl<'a> Record<'a> {
         let (name, rest) = rest.split_at_checked(length + 1)?;
         let name = CStr::from_bytes_with_nul(name).ok()?;
         let plain = !name.is_empty() && !name.to_bytes().contains(&b'/') && name != c"..";
-        plain.then_some((Record { stamp, depth, name }, rest))
+        plain.then_some((Record { stamp, depth, name, at: 0 }, rest))
     }
-}
-
-fn nanoseconds(seconds: i64, nanoseconds: i64) -> i64 {
-    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
 }

@@ -1,21 +1,23 @@
-//! Digests by inode: a host file whose inode, size and times are those of the last build has the
-//! content of the last build, so that a rebuild reads only what changed.
+//! Digests by inode: a host file whose inode, size and times are those that an earlier build saw has the
+//! content that it had then, so that only what changed is read. All specs of a state share them.
+//!
+//! `STATE/store/sources`, a [`Table`], big endian: device u64, inode u64; size u64, modification time i64
+//! ns, change time i64 ns, SHA-256.
 
-use std::collections::HashMap;
-use std::ffi::OsString;
-use std::fmt::Write as _;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::collections::{BTreeMap, HashSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use nix::sys::stat::{FileStat, lstat};
+use nix::sys::stat::FileStat;
 
-use crate::manifest::lock::{Blank, Content, Hex, escape, parse_hex, unescape};
-use crate::path::HostPath;
+use super::table::{Fields, Table, joined};
+use crate::manifest::lock::Content;
 
-const HEADER: &str = "jailmk-sources 1\n";
+const MAGIC: &[u8] = b"jailmk-sources 2\n";
 /// A file that changed this shortly before the build may change again without a new time: clocks of
 /// file systems tick in milliseconds, those of FAT in two seconds.
-const SETTLED: i128 = 2_000_000_000;
+pub(super) const SETTLED: i64 = 2_000_000_000;
+const KEY: usize = 16;
+const SIZE: usize = KEY + 24 + 32;
 
 /// What tells one state of a file from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,13 +25,13 @@ pub(super) struct Stamp {
     pub(super) device: u64,
     pub(super) inode: u64,
     pub(super) size: u64,
-    pub(super) modified: i128,
-    pub(super) changed: i128,
+    /// Nanoseconds since 1970, as the next.
+    pub(super) modified: i64,
+    pub(super) changed: i64,
 }
 
 impl Stamp {
     pub(super) fn of(stat: &FileStat) -> Stamp {
-        let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
         Stamp {
             device: stat.st_dev,
             inode: stat.st_ino,
@@ -38,58 +40,60 @@ impl Stamp {
             changed: nanoseconds(stat.st_ctime, stat.st_ctime_nsec),
         }
     }
+
+    fn key(&self) -> [u8; KEY] {
+        joined(&[&self.device.to_be_bytes(), &self.inode.to_be_bytes()])
+    }
 }
 
-/// The digests of one build.
-#[derive(Default)]
-pub(super) struct Sources {
-    known: HashMap<OsString, (Stamp, Content)>,
+/// A time of stat(2) as one number.
+pub(super) fn nanoseconds(seconds: i64, nanoseconds: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
 }
+
+/// What is known of host files.
+pub(super) struct Sources(Table<KEY, SIZE>);
 
 impl Sources {
-    /// The digest of `origin`, if it is as it was.
-    pub(super) fn recall(&self, origin: &HostPath) -> Option<(Stamp, Content)> {
-        let (stamp, content) = self.known.get(origin.as_path().as_os_str())?;
-        let now = lstat(origin.as_path()).ok()?;
-        (Stamp::of(&now) == *stamp).then_some((*stamp, *content))
-    }
-
-    /// A text of lines: device, inode, size, modified, changed, sha256, path.
-    pub(super) fn text(stamps: &[(HostPath, Stamp, Content)]) -> String {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i128);
-        let mut text = String::from(HEADER);
-        for (origin, stamp, content) in stamps {
-            if stamp.changed > now - SETTLED {
-                continue;
-            }
-            let Stamp { device, inode, size, modified, changed } = stamp;
-            let sha256 = Hex(&content.sha256);
-            let path = origin.as_path().as_os_str().as_bytes();
-            write!(text, "{device} {inode} {size} {modified} {changed} {sha256} ")
-                .and_then(|()| escape(&mut text, path, Blank::Escaped))
-                .expect("BUG: a string can be written to");
-            text.push('\n');
-        }
-        text
-    }
-
     /// What cannot be read is not known.
-    pub(super) fn parse(text: &[u8]) -> Sources {
-        let lines = std::str::from_utf8(text).ok().and_then(|text| text.strip_prefix(HEADER));
-        let known = lines.unwrap_or_default().lines().filter_map(|line| {
-            let mut columns = line.split(' ');
-            let mut next = || columns.next();
-            let stamp = Stamp {
-                device: next()?.parse().ok()?,
-                inode: next()?.parse().ok()?,
-                size: next()?.parse().ok()?,
-                modified: next()?.parse().ok()?,
-                changed: next()?.parse().ok()?,
-            };
-            let sha256 = parse_hex(next()?)?;
-            let path = OsString::from_vec(unescape(next()?, Blank::Escaped).ok()?);
-            Some((path, (stamp, Content { sha256, size: stamp.size })))
+    pub(super) fn parse(bytes: Vec<u8>) -> Sources {
+        Sources(Table::parse(MAGIC, bytes))
+    }
+
+    /// The content of the file that has this stamp now.
+    pub(super) fn recall(&self, stamp: &Stamp) -> Option<Content> {
+        let mut fields = Fields(&self.0.get(&stamp.key())?[KEY..]);
+        let same = (fields.u64(), fields.i64(), fields.i64()) == (stamp.size, stamp.modified, stamp.changed);
+        same.then(|| Content { sha256: fields.take(), size: stamp.size })
+    }
+
+    /// The bytes of a file that holds `learned` too; `None` if nothing of it can be relied on.
+    pub(super) fn with(&self, learned: &[(Stamp, Content)]) -> Option<Vec<u8>> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64);
+        let settled = learned.iter().filter(|(stamp, _)| stamp.changed <= now - SETTLED);
+        let records: BTreeMap<_, _> = settled
+            .map(|(stamp, content)| {
+                let record = joined(&[
+                    &stamp.key(),
+                    &stamp.size.to_be_bytes(),
+                    &stamp.modified.to_be_bytes(),
+                    &stamp.changed.to_be_bytes(),
+                    &content.sha256,
+                ]);
+                (stamp.key(), Some(record))
+            })
+            .collect();
+        (!records.is_empty()).then(|| self.0.changed(&records))
+    }
+
+    /// The bytes of a file that holds only what has one of these digests; `None` if that is all.
+    pub(super) fn without_all_but(&self, digests: &HashSet<[u8; 32]>) -> Option<Vec<u8>> {
+        let dropped = self.0.records().iter().filter(|record| {
+            let digest: Option<&[u8; 32]> = record[SIZE - 32..].first_chunk();
+            digest.is_none_or(|digest| !digests.contains(digest))
         });
-        Sources { known: known.collect() }
+        let dropped: BTreeMap<[u8; KEY], _> =
+            dropped.map(|record| (Fields(record).take::<KEY>(), None)).collect();
+        (!dropped.is_empty()).then(|| self.0.changed(&dropped))
     }
 }

@@ -1,6 +1,6 @@
 //! A tree in the making: a directory beside its final place, locked while its maker lives.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, renameat};
 use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::{RootfsError, directory, failed, still_there};
 use crate::path::HostPath;
@@ -74,6 +75,15 @@ impl Drop for Staging<'_> {
 
 /// Removes the directories called PREFIX… that nobody holds locked.
 pub(super) fn collect(parent: BorrowedFd<'_>, prefix: &str) {
+    collect_with(parent, prefix, &mut |parent, name| unlinkat(parent, name, UnlinkatFlags::NoRemoveDir));
+}
+
+/// The same with a removal of one's own for what is no directory.
+pub(super) fn collect_with(
+    parent: BorrowedFd<'_>,
+    prefix: &str,
+    unlink: &mut dyn FnMut(BorrowedFd<'_>, &CStr) -> Result<(), Errno>,
+) {
     for name in directory::names(parent).unwrap_or_default() {
         if !name.to_bytes().starts_with(prefix.as_bytes()) {
             continue;
@@ -81,13 +91,13 @@ pub(super) fn collect(parent: BorrowedFd<'_>, prefix: &str) {
         let fd = match directory::open_to_read(parent, name.as_c_str()) {
             Ok(fd) => fd,
             Err(Errno::ENOTDIR) => {
-                let _ = directory::remove_tree(parent, &name);
+                let _ = unlink(parent, &name);
                 continue;
             }
             Err(_) => continue,
         };
         if let Ok(held) = Flock::lock(fd, FlockArg::LockExclusiveNonblock) {
-            let _ = directory::remove_tree(parent, &name);
+            let _ = directory::remove_tree_with(parent, &name, unlink);
             drop(held);
         }
     }

@@ -1,18 +1,21 @@
 //! Where jailmk keeps its trees.
 
+use std::ffi::OsString;
+use std::fmt;
 use std::fs::DirBuilder;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::DirBuilderExt;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{Flock, FlockArg, OFlag, open};
 use nix::sys::stat::{FileStat, Mode, fstat, mkdirat};
 use nix::unistd::geteuid;
 use sha2::{Digest, Sha256};
 
+use super::build::OWN;
 use super::{RootfsError, directory, failed};
-use crate::manifest::lock::Hex;
+use crate::manifest::lock::{Blank, Hex, escape, unescape};
 use crate::path::HostPath;
 use crate::spec::{SourceOrigin, Spec};
 
@@ -66,6 +69,10 @@ impl State {
         &self.path
     }
 
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
     /// The directory of all builds of `spec`, opened for reading; `None` if there is none.
     pub(super) fn open_spec(&self, spec: &Spec) -> Result<Option<(OwnedFd, HostPath)>, RootfsError> {
         let name = spec_directory(spec);
@@ -82,19 +89,90 @@ impl State {
         }
     }
 
-    /// The same, made if there is none.
-    pub(super) fn make_spec(&self, spec: &Spec) -> Result<(OwnedFd, HostPath), RootfsError> {
+    /// The same, made if there is none; it remembers where the spec is, and stays while this is held.
+    pub(super) fn make_spec(&self, spec: &Spec) -> Result<SpecDirectory, RootfsError> {
         let name = spec_directory(spec);
-        let path = self.path.join("rootfs").join(&name);
+        let rootfs_path = self.path.join("rootfs");
+        let path = rootfs_path.join(&name);
         let make = |parent: BorrowedFd<'_>, name: &str| match mkdirat(parent, name, Mode::S_IRWXU) {
             Ok(()) | Err(Errno::EEXIST) => directory::open_to_read(parent, name),
             Err(errno) => Err(errno),
         };
-        let fd = make(self.fd.as_fd(), "rootfs")
-            .and_then(|rootfs| make(rootfs.as_fd(), &name))
-            .map_err(failed("make", &path))?;
+        let rootfs = make(self.fd.as_fd(), "rootfs").map_err(failed("make", &rootfs_path))?;
+        let stays = Flock::lock(rootfs, FlockArg::LockShared)
+            .map_err(|(_, errno)| failed("lock", &rootfs_path)(errno))?;
+        let fd = make(stays.as_fd(), &name).map_err(failed("make", &path))?;
         refuse_unsafe(&fstat(&fd).map_err(failed("inspect", &path))?, &path)?;
-        Ok((fd, path))
+        let origin = Remembered::of(spec).text();
+        if directory::read_file(fd.as_fd(), SPEC).ok().as_deref() != Some(origin.as_bytes()) {
+            directory::replace_file(fd.as_fd(), SPEC.as_ref(), OWN, origin.as_bytes())
+                .map_err(failed("write", &path.join(SPEC)))?;
+        }
+        Ok(SpecDirectory { fd, path, _stays: stays })
+    }
+}
+
+/// The file in a spec's directory that says where the spec is.
+pub(super) const SPEC: &str = "spec";
+
+/// The directory of all builds of one spec.
+pub(super) struct SpecDirectory {
+    pub(super) fd: OwnedFd,
+    pub(super) path: HostPath,
+    /// Who takes a spec's directory away holds `rootfs` alone.
+    _stays: Flock<OwnedFd>,
+}
+
+/// Where a tree's spec was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Remembered {
+    /// A file.
+    File(HostPath),
+    /// It is part of jailmk, or was made in memory.
+    BuiltIn(String),
+}
+
+impl Remembered {
+    fn of(spec: &Spec) -> Remembered {
+        match spec.sources.last().map(|source| &source.origin) {
+            Some(SourceOrigin::File(path)) => match HostPath::absolute(path.clone()) {
+                Some(path) => Remembered::File(path),
+                None => Remembered::BuiltIn(spec.name.clone()),
+            },
+            Some(SourceOrigin::BuiltIn(name)) => Remembered::BuiltIn((*name).to_owned()),
+            None => Remembered::BuiltIn(spec.name.clone()),
+        }
+    }
+
+    fn text(&self) -> String {
+        let (kind, name) = match self {
+            Remembered::File(path) => ("file", path.as_path().as_os_str().as_bytes()),
+            Remembered::BuiltIn(name) => ("built-in", name.as_bytes()),
+        };
+        let mut text = format!("{kind} ");
+        escape(&mut text, name, Blank::Escaped).expect("BUG: a string can be written to");
+        text.push('\n');
+        text
+    }
+
+    /// `None` if the text is none of [`Remembered::text`].
+    pub(super) fn parse(text: &[u8]) -> Option<Remembered> {
+        let (kind, name) = std::str::from_utf8(text).ok()?.strip_suffix('\n')?.split_once(' ')?;
+        let name = OsString::from_vec(unescape(name, Blank::Escaped).ok()?);
+        match kind {
+            "file" => HostPath::absolute(name).map(Remembered::File),
+            "built-in" => name.into_string().ok().map(Remembered::BuiltIn),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Remembered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Remembered::File(path) => path.fmt(f),
+            Remembered::BuiltIn(name) => write!(f, "{name} (built in)"),
+        }
     }
 }
 

@@ -68,8 +68,13 @@ pub enum Change {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ", self.path)?;
-        match &self.what {
+        write!(f, "{} {}", self.path, self.what)
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
             Change::Missing => f.write_str("is missing"),
             Change::Extra => f.write_str("is extra"),
             Change::Kind => f.write_str("is of another kind"),
@@ -187,7 +192,7 @@ impl Comparison<'_> {
             Kind::File(content) => {
                 let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
                 let file = File::from(openat(parent, name, flags, Mode::empty())?);
-                let found = digest(file, content.size, &mut self.buffer)?;
+                let found = digest(&file, content.size, &mut self.buffer)?;
                 Ok((found != content.sha256).then_some(Change::Content))
             }
         }
@@ -216,7 +221,7 @@ impl Comparison<'_> {
 }
 
 /// Of at most `size` bytes and one more: a file that grows meanwhile is no reason to read forever.
-fn digest(file: File, size: u64, buffer: &mut [u8]) -> Result<[u8; 32], Errno> {
+pub(super) fn digest(file: &File, size: u64, buffer: &mut [u8]) -> Result<[u8; 32], Errno> {
     let mut digest = Sha256::new();
     let mut file = file.take(size + 1);
     loop {

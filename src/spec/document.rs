@@ -50,6 +50,7 @@ impl Document {
     /// Puts `later` over this one: lists add, tables add by key, of single values the later holds.
     pub(super) fn merge(&mut self, later: Document) {
         let rootfs = &mut self.rootfs;
+        rootfs.from = later.rootfs.from.or(rootfs.from.take());
         rootfs.programs.extend(later.rootfs.programs);
         rootfs.libraries.extend(later.rootfs.libraries);
         rootfs.dlopen.extend(later.rootfs.dlopen);

@@ -165,6 +165,14 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         section: "rootfs",
+        name: "from",
+        kind: Kind::HostPath,
+        default: "\"/\"",
+        sample: "\"/srv/trixie\"",
+        doc: "The root of the tree that files are taken from, relative to the spec.",
+    },
+    Key {
+        section: "rootfs",
         name: "programs",
         kind: Kind::Texts,
         default: "none",

@@ -67,6 +67,10 @@ impl Reader<'_> {
             let owned =
                 |check: fn(&str) -> Result<&str, ValueError>| move |t: &str| check(t).map(str::to_owned);
             match field.key.name {
+                "from" => {
+                    let from = self.beside(&field)?;
+                    rootfs.from = Some(self.places.place(from, field.value.span()));
+                }
                 "programs" => rootfs.programs = self.texts(&field, owned(value::program))?,
                 "libraries" => rootfs.libraries = self.texts(&field, owned(value::library))?,
                 "dlopen" => rootfs.dlopen = self.texts(&field, owned(value::feature))?,
@@ -124,14 +128,19 @@ impl Reader<'_> {
                 optional: optional.unwrap_or(false),
             }),
             (Some(from), None, Some(to)) => {
-                let path = Path::new(self.text(&from, value::copied)?);
-                let from = match self.directory {
-                    _ if path.is_absolute() => path.to_owned(),
-                    Some(directory) => directory.join(path),
-                    None => return Err(self.bad_value(&from, ValueError::NoDirectory)),
-                };
+                let from = self.beside(&from)?;
                 Ok(FileRule::Copy { from, to, mode, optional: optional.unwrap_or(false) })
             }
+        }
+    }
+
+    /// A path on the host, relative to the spec.
+    fn beside(&self, field: &Field<'_>) -> Result<PathBuf> {
+        let path = Path::new(self.text(field, value::copied)?);
+        match self.directory {
+            _ if path.is_absolute() => Ok(path.to_owned()),
+            Some(directory) => Ok(directory.join(path)),
+            None => Err(self.bad_value(field, ValueError::NoDirectory)),
         }
     }
 

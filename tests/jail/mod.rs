@@ -220,6 +220,19 @@ impl Jail {
         self
     }
 
+    /// Uses the state directory of another jail.
+    pub fn state_of(mut self, other: &Jail) -> Jail {
+        self.state = other.state.clone();
+        self
+    }
+
+    /// The tree that was built last.
+    pub fn tree(&self) -> PathBuf {
+        let output = self.jailmk("build", &["--json"]).succeeded().stdout;
+        let summary: serde_json::Value = serde_json::from_str(&output).expect("build prints JSON");
+        summary["tree"].as_str().expect("a tree").into()
+    }
+
     /// Where its state is.
     pub fn state_path(&self) -> &Path {
         &self.state
