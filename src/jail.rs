@@ -16,7 +16,7 @@ use nix::sys::stat::{SFlag, fstat};
 
 use crate::caller::Caller;
 use crate::layer::mounts::{Source, Tree};
-use crate::layer::{identity, landlock, resources, scratch};
+use crate::layer::{capabilities, identity, landlock, resources, scratch};
 use crate::path::{HostPath, JailPath};
 use crate::spec::{Degradable, Demand, Network, Spec};
 use crate::sys::mount::Attributes;
@@ -42,6 +42,8 @@ pub struct Jail {
     pub resources: resources::Armed,
     /// Landlock, unless it may be and is missing.
     pub landlock: Option<landlock::Armed>,
+    /// The capabilities that the command keeps.
+    pub capabilities: capabilities::Armed,
     /// What runs.
     pub command: Command,
     /// One line for each layer that is weaker than the default.
@@ -98,6 +100,7 @@ impl Jail {
             scratch: scratch::Armed::new(spec.limits.disk.unwrap_or(setting.default_disk), shown),
             resources: resources::Armed::new(&spec.limits).bounded_by_caller(),
             landlock,
+            capabilities: capabilities::Armed::new(&spec.hardening.keep),
             command: Command::arm(spec, setting.arguments)?,
             weaker,
         })

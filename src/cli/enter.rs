@@ -66,11 +66,16 @@ impl Start {
         Jail::prepare(&self.spec, &setting).map_err(failed)
     }
 
-    fn arm(&self, jail: Jail, terminal: Option<&CallerTerminal>) -> Plan {
+    fn arm(&self, jail: Jail, terminal: Option<&CallerTerminal>) -> Result<Plan, Failure> {
         jail.weaker.iter().for_each(|line| say(format_args!("weaker: {line}")));
-        let filter = seccomp::Policy { profile: self.spec.hardening.seccomp.clone() }.arm();
+        let hardening = &self.spec.hardening;
+        let policy = seccomp::Policy { profile: hardening.seccomp.clone(), keep: hardening.keep.clone() };
+        let filter = policy.arm().map_err(failed)?;
+        if let Some(unknown) = filter.profile().map(|p| p.unknown()).filter(|names| !names.is_empty()) {
+            say(format_args!("note: of the seccomp profile no system call is {}", unknown.join(", ")));
+        }
         let wanted = if terminal.is_some() { TerminalWanted::Yes } else { TerminalWanted::No };
-        Plan::arm(jail, self.spec.network, filter, wanted)
+        Ok(Plan::arm(jail, self.spec.network, filter, wanted))
     }
 
     /// Prints the steps.
@@ -81,7 +86,7 @@ impl Start {
             Some((rootfs, Freshness::Stale(why))) => (rootfs.tree(), Some(format!("build it anew: {why}"))),
             None => (not_built, Some("build the tree, which is not there yet".to_owned())),
         };
-        let plan = self.arm(self.prepare(&tree, Effect::Describe)?, CallerTerminal::find().as_ref());
+        let plan = self.arm(self.prepare(&tree, Effect::Describe)?, CallerTerminal::find().as_ref())?;
         let first = first.map(|step| format!(" 0  {step}\n")).unwrap_or_default();
         print(format_args!("{first} 0  limit the jail by cgroup v2: {}\n{plan}", self.limits))
             .map_err(failed)?;
@@ -94,7 +99,7 @@ impl Start {
         let mut jail = self.prepare(&rootfs.tree(), Effect::Enter)?;
         let cgroup = limit(&self.spec, &self.limits, &mut jail)?;
         let terminal = CallerTerminal::find();
-        let plan = self.arm(jail, terminal.as_ref());
+        let plan = self.arm(jail, terminal.as_ref())?;
         let supervision = Supervision {
             cgroup: cgroup.as_ref(),
             terminal,

@@ -33,7 +33,7 @@ const SOCKET_TYPE: u64 = 0xf;
 const TERMINAL_TAKEOVERS: &[u64] = &[TIOCSTI as u64, TIOCLINUX as u64, TIOCCONS as u64, TIOCSETD as u64];
 
 /// Refuses a mode with setuid or setgid in it.
-const fn no_set_id_bits(checks: &'static [Check], calls: &'static [c_long]) -> Group {
+const fn no_set_id_bits(checks: &'static [Check<'static>], calls: &'static [c_long]) -> Group {
     Group { calls, rule: Rule::allow_unless(checks) }
 }
 
