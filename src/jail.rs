@@ -136,7 +136,7 @@ fn landlock_of(
         }
         return Err(JailError::NoLandlock);
     };
-    if spec.network == Network::Host && abi < ABSTRACT_SOCKETS_ABI {
+    if spec.network == Network::Host && abi < landlock::ABSTRACT_SOCKETS_ABI {
         weaker.push(
             "the host's network comes with its abstract Unix sockets, which this kernel cannot scope".into(),
         );
@@ -150,9 +150,6 @@ fn landlock_of(
         .collect();
     Ok(Some(landlock::Armed::new(abi, &writable, spec.network)))
 }
-
-/// The Landlock ABI that scopes abstract Unix sockets (Linux 6.12).
-const ABSTRACT_SOCKETS_ABI: i32 = 6;
 
 /// A directory as a standard stream is a descriptor through which openat(2) walks the host's tree
 /// (as in CVE-2024-21626); a disk is worse.

@@ -1,4 +1,4 @@
-//! The commands that only look: `tree`, `why`, `verify`, `check`, `schema`; and `init`, which writes one
+//! The commands that only look: `tree`, `why`, `verify`, `schema`; and `init`, which writes one
 //! file.
 
 use std::fs::OpenOptions;
@@ -7,12 +7,11 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use crate::caller::Caller;
 use crate::cli::build::resolve;
-use crate::cli::{Check, Init, Outcome, Tree, Verify, Why, print};
+use crate::cli::{Init, Outcome, Tree, Verify, Why, print};
 use crate::closure::Reason;
 use crate::closure::root::SourceRoot;
 use crate::closure::tree;
 use crate::error::StageError;
-use crate::host::{self, Status};
 use crate::manifest::Manifest;
 use crate::path::{HostPath, JailPath, JailPathError, printable};
 use crate::rootfs::{Rootfs, State};
@@ -122,19 +121,6 @@ impl Verify {
             print(format_args!("{} is as it was built: {}\n", spec.name, rootfs.tree()))?;
         }
         Ok(u8::from(!differences.is_empty()))
-    }
-}
-
-impl Check {
-    /// Prints the table; 1 when something is missing without which no jail can be entered.
-    pub(super) fn run(self) -> Outcome {
-        let findings = host::check();
-        if self.json {
-            print(format_args!("{:#}\n", serde_json::json!(findings)))?;
-        } else {
-            print(host::Table(&findings))?;
-        }
-        Ok(u8::from(findings.iter().any(|finding| finding.status == Status::Missing)))
     }
 }
 

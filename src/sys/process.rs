@@ -182,6 +182,13 @@ pub fn drop_from_bounding_set(capability: u8) -> Result<(), Errno> {
     Errno::result(result).map(drop)
 }
 
+/// Whether the kernel has given this program more than its caller has: by a setuid or setgid bit, or by
+/// capabilities of the file (getauxval(3), AT_SECURE).
+pub fn is_privileged_by_file() -> bool {
+    // SAFETY: it looks a number up.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
 /// Standard input, output and error, without the buffers that the standard library puts around them.
 pub fn standard_streams() -> [BorrowedFd<'static>; 3] {
     // SAFETY: the Rust runtime opens what the caller left closed, and nothing here closes them.
