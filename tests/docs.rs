@@ -169,6 +169,7 @@ fn type_name(kind: Kind) -> &'static str {
         Kind::Number => "number",
         Kind::Count(_) => "whole number",
         Kind::Choice(_) => "word",
+        Kind::ChoiceOrFile(_) => "word or host path",
         Kind::Choices(_) => "list of words",
         Kind::Texts => "list of strings",
         Kind::Files => "list of strings and tables",
@@ -207,7 +208,7 @@ fn every_key_is_in_the_manual_with_type_default_meaning_and_example() {
         let entry = entry_of(&page, key);
         assert!(entry.contains(key.doc), "{}: {}", key.name, key.doc);
         assert!(entry.contains(&format!("\nDefault: {}.\n", key.default)), "{}: {entry}", key.name);
-        if let Kind::Choice(words) | Kind::Choices(words) = key.kind {
+        if let Kind::Choice(words) | Kind::ChoiceOrFile(words) | Kind::Choices(words) = key.kind {
             for word in words {
                 assert!(entry.contains(&format!(".Cm {word} ")), "{}: {word}", key.name);
             }

@@ -192,7 +192,9 @@ fn a_workspace_and_a_mount_are_read_only_unless_written_otherwise() {
 fn every_key_of_the_table_is_read_with_its_sample_and_with_every_choice() {
     for key in keys::KEYS {
         let values: Vec<String> = match key.kind {
-            keys::Kind::Choice(words) => words.iter().map(|word| format!("\"{word}\"")).collect(),
+            keys::Kind::Choice(words) | keys::Kind::ChoiceOrFile(words) => {
+                words.iter().map(|word| format!("\"{word}\"")).collect()
+            }
             keys::Kind::Choices(words) => words.iter().map(|word| format!("[\"{word}\"]")).collect(),
             _ => Vec::new(),
         };

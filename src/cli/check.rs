@@ -116,11 +116,11 @@ impl std::fmt::Display for Verdict<'_> {
             exposure.fmt(f)?;
         }
         if self.obstacles.is_empty() {
-            return writeln!(
-                f,
-                "{} can be entered on this host, with every layer that it asks for",
-                self.spec
-            );
+            let limits = match self.limited {
+                Limited::Together => "every layer that it asks for",
+                Limited::EachProcess => "limits of each process instead of the jail's",
+            };
+            return writeln!(f, "{} can be entered on this host, with {limits}", self.spec);
         }
         writeln!(f, "{} cannot be entered on this host:", self.spec)?;
         for obstacle in &self.obstacles {

@@ -6,7 +6,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
@@ -139,7 +139,14 @@ fn apply(step: &Step, ground: &mut Ground<'_>) -> Result<(), Errno> {
         Step::Capabilities(capabilities) => capabilities.apply(),
         Step::Descriptors => process::close_on_exec_from(3),
         Step::AwaitProceed => ground.control.await_order(Order::Proceed),
-        Step::Directory(path) => chdir(path.as_str()),
+        Step::Directory(path) => {
+            // Not through /proc/self/fd, where until execve(2) the descriptors are that led here: some of them are
+            // of the host (CVE-2024-21626).
+            let how = OpenHow::new()
+                .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+                .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+            fchdir(openat2(AT_FDCWD, path.as_str(), how)?)
+        }
         Step::Seccomp(filter) => filter.apply(),
     }
 }

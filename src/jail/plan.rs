@@ -233,6 +233,7 @@ impl Step {
             (Step::Mount(_), Errno::ELOOP) => {
                 "a symlink stands on the way to the mount point; name the real path"
             }
+            (Step::Directory(_), Errno::ELOOP) => "name the directory itself, and not one in /proc",
             (Step::Directory(_), Errno::ENOENT) => {
                 "set `directory` under [process] to a directory that is in the jail"
             }

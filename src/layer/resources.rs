@@ -16,8 +16,7 @@ pub struct Armed {
 impl Armed {
     /// Core files off, descriptors as the spec says, file size by `disk`.
     pub fn new(limits: &Limits) -> Armed {
-        // A core file is written by a helper of the host, as root, from what the jail put in memory.
-        let mut armed = vec![(Resource::RLIMIT_CORE, "core size 0", 0)];
+        let mut armed = vec![(Resource::RLIMIT_CORE, "core size", CORE_SIZE)];
         armed.push((Resource::RLIMIT_NOFILE, "open files", limits.open_files.unwrap_or(OPEN_FILES)));
         if let Some(disk) = limits.disk {
             armed.push((Resource::RLIMIT_FSIZE, "file size", disk));
@@ -56,6 +55,11 @@ impl Armed {
     }
 }
 
+/// A core file is written by a helper of the host, as root, from what the jail put in memory. For a helper
+/// behind a pipe the kernel asks for no limit but this one: 1 is what it gives the helpers themselves, and a
+/// crash with it starts none; for a file it is too little. The system call filter keeps it (fs/coredump.c, core(5)).
+const CORE_SIZE: u64 = 1;
+
 const OPEN_FILES: u64 = 65_536;
 const LOCKED_MEMORY: u64 = 8 << 20;
 const MESSAGE_QUEUES: u64 = 819_200;
@@ -65,10 +69,7 @@ impl fmt::Display for Armed {
         f.write_str("limit each process:")?;
         for (index, (_, words, value)) in self.limits.iter().enumerate() {
             let comma = if index == 0 { "" } else { "," };
-            match value {
-                0 => write!(f, "{comma} {words}")?,
-                _ => write!(f, "{comma} {words} {value}")?,
-            }
+            write!(f, "{comma} {words} {value}")?;
         }
         Ok(())
     }

@@ -10,7 +10,7 @@
 //! of jailmk has use for; what a profile does not know of (a call that came after it was written, a trick
 //! with high bits) stays refused by jailmk's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::program::{self, LONGEST, TABLE_LEN, Table};
 use super::rule::{Check, Condition, Relation, Rule, Verdict};
@@ -103,8 +103,9 @@ pub(super) fn read(text: &str, ground: &Ground) -> Result<Profile, ProfileFault>
         verdict(document.default_action, document.default_errno_ret, document.default_errno.as_deref())?;
     let mut profile = Profile { default, rules: BTreeMap::new(), unknown: Vec::new() };
     let mut room = MOST_CONDITIONS;
+    let names = name::index();
     for entry in document.syscalls.iter().flatten().filter(|entry| entry.counts(ground)) {
-        profile.add(entry, &mut room)?;
+        profile.add(entry, &names, &mut room)?;
     }
     for checks in profile.rules.values_mut() {
         // Where several hold, the strictest decides; nothing is asked after one that always holds.
@@ -119,18 +120,23 @@ pub(super) fn read(text: &str, ground: &Ground) -> Result<Profile, ProfileFault>
 }
 
 impl Profile {
-    fn add(&mut self, entry: &Entry, room: &mut usize) -> Result<(), ProfileFault> {
+    fn add(
+        &mut self,
+        entry: &Entry,
+        names: &HashMap<&str, Named>,
+        room: &mut usize,
+    ) -> Result<(), ProfileFault> {
         let verdict = verdict(entry.action, entry.errno_ret, entry.errno.as_deref())?;
         let checks = checks(entry.args.as_deref().unwrap_or_default(), verdict)?;
         let weight = checks.iter().map(|check| 1 + check.when.len()).sum::<usize>();
         for name in entry.all_names() {
-            match name::look_up(name) {
-                Named::Here(number) => {
+            match names.get(name) {
+                Some(Named::Here(number)) => {
                     *room = room.checked_sub(weight).ok_or(ProfileFault::TooLong)?;
-                    self.rules.entry(number as usize).or_default().extend_from_slice(&checks);
+                    self.rules.entry(*number as usize).or_default().extend_from_slice(&checks);
                 }
-                Named::Elsewhere => {}
-                Named::Unknown => self.unknown.push(name.to_owned()),
+                Some(Named::Elsewhere) => {}
+                None => self.unknown.push(name.to_owned()),
             }
         }
         Ok(())

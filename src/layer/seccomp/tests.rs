@@ -349,6 +349,20 @@ fn no_call_sets_a_setuid_or_setgid_bit() {
 }
 
 #[test]
+fn the_limit_of_core_files_stays_and_nobody_is_told() {
+    let (core, other) = (libc::RLIMIT_CORE as u64, libc::RLIMIT_NOFILE as u64);
+    let done = Verdict::Errno(0);
+    for new in [1, 1 << 40, u64::MAX] {
+        assert_eq!(verdict(libc::SYS_prlimit64, &[0, core, new, 0]), done);
+        assert_eq!(verdict(libc::SYS_prlimit64, &[0, core | UPPER_HALF, new, 0]), done);
+        assert_eq!(verdict(libc::SYS_prlimit64, &[0, other, new, 0]), ALLOWED);
+    }
+    assert_eq!(verdict(libc::SYS_prlimit64, &[0, core, 0, 1]), ALLOWED);
+    assert_eq!(verdict(number::SETRLIMIT, &[core, 1]), done);
+    assert_eq!(verdict(number::SETRLIMIT, &[other, 1]), ALLOWED);
+}
+
+#[test]
 fn devices_cannot_be_made() {
     for kind in [libc::S_IFCHR, libc::S_IFBLK, libc::S_IFDIR, libc::S_IFLNK] {
         assert_eq!(verdict(libc::SYS_mknodat, &[3, 0, u64::from(kind | 0o600)]), EPERM);

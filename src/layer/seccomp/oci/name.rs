@@ -2,6 +2,8 @@
 //!
 //! Source: the kernel's arch/x86/entry/syscalls/syscall_64.tbl and scripts/syscall.tbl (6.18).
 
+use std::collections::HashMap;
+
 use libc::*;
 
 use super::super::number;
@@ -13,18 +15,14 @@ pub(super) enum Named {
     Here(c_long),
     /// A call that only other architectures have.
     Elsewhere,
-    /// No call that jailmk knows.
-    Unknown,
 }
 
-/// Looks a name up.
-pub(super) fn look_up(name: &str) -> Named {
-    let mut here = EVERYWHERE.iter().chain(ARCHITECTURE);
-    match here.find(|(known, _)| *known == name) {
-        Some((_, number)) => Named::Here(*number),
-        None if ELSEWHERE.contains(&name) => Named::Elsewhere,
-        None => Named::Unknown,
-    }
+/// All names; what is not among them is no call that jailmk knows.
+pub(super) fn index() -> HashMap<&'static str, Named> {
+    let elsewhere = ELSEWHERE.iter().map(|name| (*name, Named::Elsewhere));
+    let here = EVERYWHERE.iter().chain(ARCHITECTURE).map(|(name, number)| (*name, Named::Here(*number)));
+    // ORDER: what this architecture has is not elsewhere.
+    elsewhere.chain(here).collect()
 }
 
 /// Those of both architectures.
@@ -226,10 +224,11 @@ mod tests {
 
     #[test]
     fn names_of_other_architectures_are_no_mistakes() {
-        assert_eq!(look_up("read"), Named::Here(SYS_read));
-        assert_eq!(look_up("file_setattr"), Named::Here(469));
-        assert_eq!(look_up("socketcall"), Named::Elsewhere);
-        assert_eq!(look_up("arm_fadvise64_64"), Named::Elsewhere);
-        assert_eq!(look_up("raed"), Named::Unknown);
+        let index = index();
+        assert_eq!(index["read"], Named::Here(SYS_read));
+        assert_eq!(index["file_setattr"], Named::Here(469));
+        assert_eq!(index["socketcall"], Named::Elsewhere);
+        assert_eq!(index["arm_fadvise64_64"], Named::Elsewhere);
+        assert!(!index.contains_key("raed"));
     }
 }
