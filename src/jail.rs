@@ -92,13 +92,20 @@ impl Jail {
         let mounts = mounted::plan(spec, setting, &shown)?;
         let landlock = landlock_of(spec, &shown, &mounts, &mut weaker)?;
         check_streams()?;
+        let resources = resources::Armed::new(&spec.limits).bounded_by_caller();
+        if resources.crash_starts_helper() {
+            weaker.push(
+                "a crash starts the host's helper for core files: the hard limit of core files is 0 here"
+                    .into(),
+            );
+        }
         Ok(Jail {
             name: spec.name.clone(),
             identity: identity_of(spec, setting.caller)?,
             tree: Tree { source: tree, flags, prepared: None },
             mounts: mounts.into_iter().map(|planned| planned.mounted).collect(),
             scratch: scratch::Armed::new(spec.limits.disk.unwrap_or(setting.default_disk), shown),
-            resources: resources::Armed::new(&spec.limits).bounded_by_caller(),
+            resources,
             landlock,
             capabilities: capabilities::Armed::new(&spec.hardening.keep),
             command: Command::arm(spec, setting.arguments)?,

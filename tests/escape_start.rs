@@ -218,6 +218,9 @@ fn a_crash_starts_no_helper_of_the_host() {
     for limit in ["true", "ulimit -c 0", "ulimit -S -c 0", "ulimit -c unlimited"] {
         Jail::small().sh(&crash(limit));
     }
+    // Root's limit can be raised again; others are told.
+    let ran = Jail::small().by_shell("ulimit -H -c 0; exec \"$@\"").sh(&crash("true"));
+    assert!(ran.complaints().is_empty(), "{ran}");
     // A helper that was started would be there by the time one for a later crash is.
     let ran =
         fs::read_dir(&marks).expect("list").flatten().map(|entry| entry.file_name()).collect::<Vec<_>>();

@@ -94,6 +94,10 @@ fn weigh(step: &Step, plan: &Plan) -> Option<Row> {
         Step::NoNamespaces => shut("nested namespaces", words),
         Step::PivotRoot => shut("pivot_root", words),
         Step::Session => shut("session", "the caller's terminal is out of reach".into()),
+        Step::Resources(limits) if limits.crash_starts_helper() => {
+            let row = open("process limits", 5, format!("{words}; a crash starts the host's helper"));
+            row.map(|row| row.advice("a hard limit of core files above 0 for jailmk"))
+        }
         Step::Resources(_) => shut("process limits", words),
         Step::NoNewPrivileges => shut("no_new_privs", words),
         Step::Landlock(landlock) => {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use nix::errno::Errno;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::spec::Limits;
 
@@ -33,14 +33,26 @@ impl Armed {
         self.limits.push((Resource::RLIMIT_DATA, "data of a process", memory));
     }
 
-    /// Never asks for more than the caller has: a hard limit cannot be raised.
+    /// Never asks for more than the caller has: a hard limit cannot be raised, but by root.
     pub fn bounded_by_caller(mut self) -> Armed {
+        if matches!(getrlimit(Resource::RLIMIT_CORE), Ok((_, 0))) {
+            // Root can, here and not from within the jail; for others it stays.
+            let _ = setrlimit(Resource::RLIMIT_CORE, CORE_SIZE, CORE_SIZE);
+        }
         for (resource, _, value) in &mut self.limits {
-            if let Ok((_, hard)) = nix::sys::resource::getrlimit(*resource) {
+            if let Ok((_, hard)) = getrlimit(*resource) {
                 *value = (*value).min(hard);
             }
         }
         self
+    }
+
+    /// Whether a crash in the jail starts a helper of the host: one that the kernel runs with any limit but
+    /// [`CORE_SIZE`], which a caller with a hard limit of 0 cannot have.
+    pub fn crash_starts_helper(&self) -> bool {
+        let core = self.limits.iter().find(|(resource, ..)| *resource == Resource::RLIMIT_CORE);
+        let pattern = std::fs::read("/proc/sys/kernel/core_pattern").unwrap_or_default();
+        core.is_none_or(|(_, _, size)| *size != CORE_SIZE) && pattern.starts_with(b"|")
     }
 
     /// Sets them.
