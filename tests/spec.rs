@@ -248,7 +248,7 @@ fn what_this_version_does_not_offer_is_unknown() {
     is_refused_at("[workspace]\nhide = []", "2:1", "unknown key \"hide\" in [workspace]");
     is_refused_at("[workspace]\nprotect = []", "2:1", "unknown key \"protect\" in [workspace]");
     is_refused_at("[workspace]\nmode = 'review'", "2:8", "it is one of direct, read-only");
-    is_refused_at("[hardening]\nseccomp = '/x.json'", "2:11", "it is one of default, strict");
+    is_refused_at("[hardening]\nseccomp = 'engine'", "2:11", "it is one of default, strict");
 }
 
 #[test]

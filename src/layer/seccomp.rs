@@ -158,6 +158,11 @@ impl Profile {
         sys::seccomp::set_mode_filter(&self.program)
     }
 
+    /// How long it is.
+    pub fn instructions(&self) -> usize {
+        self.program.len()
+    }
+
     /// The names in it that are of no call that jailmk knows.
     pub fn unknown(&self) -> &[String] {
         &self.unknown

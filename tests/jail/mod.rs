@@ -15,6 +15,7 @@ mod need;
 pub use need::*;
 
 pub mod probe;
+pub mod terminal;
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -438,6 +439,12 @@ impl Running {
         // Beside the reading, or both sides could wait for each other.
         let bytes = bytes.to_owned();
         thread::spawn(move || stdin.write_all(&bytes));
+    }
+
+    /// Writes a little to its standard input, which stays open.
+    pub fn say_more(&mut self, bytes: &[u8]) {
+        let stdin = self.child.stdin.as_mut().expect("stdin is a pipe");
+        stdin.write_all(bytes).and_then(|()| stdin.flush()).expect("write to a command");
     }
 
     /// Sends it a signal.
