@@ -13,6 +13,7 @@ use std::os::unix::ffi::OsStringExt;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::prctl;
 use nix::unistd::fexecve;
 
 use crate::error::StageError;
@@ -41,6 +42,8 @@ pub fn ensure() -> Result<(), SealedError> {
     let program = File::open("/proc/self/exe").map_err(SealedError)?;
     // Other file systems do not know seals.
     if fcntl(&program, FcntlArg::F_GET_SEALS).is_ok_and(|seals| seals & SEALS.bits() == SEALS.bits()) {
+        // Started by a descriptor, the process is called after its number.
+        let _ = prctl::set_name(c"jailmk");
         return Ok(());
     }
     start_over(program).map_err(SealedError)

@@ -261,6 +261,8 @@ fn without_landlock_jailmk_runs_from_a_copy_that_nobody_can_write() {
     let program = format!("/proc/{}/exe", running.pid());
     let link = fs::read_link(&program).expect("the program of a process");
     assert!(link.to_string_lossy().starts_with("/memfd:jailmk"), "{}", link.display());
+    let name = fs::read_to_string(format!("/proc/{}/comm", running.pid())).expect("its name");
+    assert_eq!(name, "jailmk\n");
     running.say(b"over\n");
     assert!(running.end().succeeded().stdout.ends_with("over\n"));
     // The status descriptor and the arguments get through the start from the copy.
