@@ -15,11 +15,15 @@ use jailmk::layer::mounts::Source;
 use jailmk::path::HostPath;
 use nix::errno::Errno;
 
+/// All of them, or the first two where each tree takes an emulated machine seconds to build.
+fn some<T>(all: &[T]) -> &[T] {
+    if kernel() == "host" { all } else { &all[..2] }
+}
+
 #[test]
 fn a_tree_with_links_for_mount_points_is_not_built_or_not_entered() {
-    for (link, target) in
-        [("/proc", "/etc"), ("/dev", "/etc"), ("/dev/pts", "/etc"), ("/tmp", "/etc"), ("/run", "..")]
-    {
+    let links = [("/proc", "/etc"), ("/dev", "/etc"), ("/dev/pts", "/etc"), ("/tmp", "/etc"), ("/run", "..")];
+    for (link, target) in some(&links) {
         let text =
             jail::tools().replace("symlinks = { ", &format!("symlinks = {{ \"{link}\" = \"{target}\", "));
         let ran = Jail::spec(text).sh("echo entered");
@@ -29,7 +33,7 @@ fn a_tree_with_links_for_mount_points_is_not_built_or_not_entered() {
 
 #[test]
 fn a_mount_point_through_a_link_of_the_tree_is_refused() {
-    for target in ["/etc", "/tmp", "../../../../..", "/proc/self/root", "/proc/1/cwd"] {
+    for target in some(&["/proc/self/root", "/tmp", "/etc", "../../../../..", "/proc/1/cwd"]) {
         let text =
             jail::tools().replace("symlinks = { ", &format!("symlinks = {{ \"/srv\" = \"{target}\", "));
         let jail = Jail::spec(format!("{text}[[mount]]\nfrom = \"PLACE/a\"\nto = \"/srv/a\"\n"));
@@ -60,8 +64,9 @@ fn a_directory_replaced_between_the_look_and_the_mount_is_not_mounted() {
 
 #[test]
 fn no_descriptor_of_the_preparation_can_be_the_working_directory() {
-    for directory in ["/proc/self/fd/", "/dev/fd/", "/proc/thread-self/fd/", "/proc/1/fd/"] {
-        for number in 3..=14 {
+    let numbers: Vec<u32> = (3..=14).collect();
+    for directory in some(&["/proc/self/fd/", "/dev/fd/", "/proc/thread-self/fd/", "/proc/1/fd/"]) {
+        for number in some(&numbers) {
             let jail = Jail::tools(format!("[process]\ndirectory = \"{directory}{number}\"\n"));
             let ran = jail.sh("pwd");
             assert_eq!((ran.status, ran.stdout.as_str()), (125, ""), "{directory}{number}: {ran}");
@@ -220,7 +225,7 @@ fn a_crash_starts_no_helper_of_the_host() {
     }
     // Root's limit can be raised again; others are told.
     let ran = Jail::small().by_shell("ulimit -H -c 0; exec \"$@\"").sh(&crash("true"));
-    assert!(ran.complaints().is_empty(), "{ran}");
+    assert!(!ran.stderr.contains("helper"), "{ran}");
     // A helper that was started would be there by the time one for a later crash is.
     let ran =
         fs::read_dir(&marks).expect("list").flatten().map(|entry| entry.file_name()).collect::<Vec<_>>();

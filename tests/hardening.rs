@@ -14,9 +14,6 @@ use jail::{Jail, has_landlock, is_root, kernel, need, need_landlock, need_root};
 /// An allow-list as container engines have them.
 const ENGINE: &str = include_str!("seccomp/engine.json");
 
-/// A section that takes a file beside the spec as profile.
-const PROFILE: &str = "[hardening]\nseccomp = \"profile.json\"\n";
-
 /// A `[hardening]` section of these lines, which says itself that Landlock may be missing where it is.
 fn hardening(lines: &str) -> String {
     let landlock = if has_landlock() { "" } else { "landlock = \"best-effort\"\n" };
@@ -107,7 +104,7 @@ fn a_mistyped_call_of_a_profile_is_told() {
 
 #[test]
 fn a_profile_that_is_missing_malformed_or_others_is_refused() {
-    let jail = Jail::tools(PROFILE);
+    let jail = Jail::tools(hardening("seccomp = \"profile.json\""));
     jail.sh("true").refused(125, "there is no such file");
     let path = jail.place.file("spec/profile.json", "{ \"defaultAction\": \"SCMP_ACT_NEVER\" }");
     jail.sh("true").refused(125, "unknown variant `SCMP_ACT_NEVER`");
@@ -232,10 +229,10 @@ fn capabilities_that_mean_nothing_in_a_jail_are_refused_with_the_reason() {
         ("net_admin", "made for root"),
         ("fly", "it is one of net_bind_service, sys_chroot"),
     ] {
-        let ran = Jail::tools(format!("[hardening]\nkeep = [\"{name}\"]\n")).sh("true").ended(125);
+        let ran = Jail::tools(hardening(&format!("keep = [\"{name}\"]"))).sh("true").ended(125);
         assert!(ran.stderr.contains(why), "`{why}` is not in: {ran}");
     }
-    let host = "[network]\nmode = \"host\"\n[hardening]\nkeep = [\"net_bind_service\"]\n";
+    let host = format!("[network]\nmode = \"host\"\n{}", hardening("keep = [\"net_bind_service\"]"));
     Jail::tools(host).sh("true").refused(125, "whose ports are not the jail's to give");
 }
 
