@@ -173,7 +173,7 @@ fn writing_to_what_runs_outside_is_worse_than_reading_it() {
 fn the_threshold_decides_the_exit_status() {
     let jail = Jail::tools("[network]\nmode = \"host\"\n");
     let open = total(&weighed(&jail));
-    assert!(open >= 2.0 && open < 10.0, "{open}");
+    assert!((2.0..10.0).contains(&open), "{open}");
     jail.jailmk("check", &[]).ended(0);
     jail.jailmk("check", &["--threshold", "10"]).ended(0);
     jail.jailmk("check", &["--threshold", &open.to_string()]).ended(0);
