@@ -18,6 +18,8 @@
 //! | [`jail::plan::Plan::arm`] | the jail | [`jail::plan::Plan`] | it cannot |
 //! | [`jail::spawn::run`] | the plan | [`jail::spawn::End`] | a step fails in the kernel |
 //!
+//! [`exposure::Exposure`] weighs the same plan for `jailmk check SPEC`, without executing it.
+//!
 //! All that can fail for a human reason fails before the first process exists; what runs between clone
 //! and exec is [`jail::child`], which executes the plan and does nothing else.
 //!

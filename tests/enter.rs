@@ -25,6 +25,13 @@ fn the_command_is_uid_and_gid_1000_and_in_no_other_group() {
 }
 
 #[test]
+fn a_user_that_the_spec_names_is_uid_1000_with_a_home_of_that_name() {
+    let jail = Jail::tools("[process]\nuser = \"redis\"\n");
+    let ran = jail.prints("id -u; id -un; id -gn; echo $USER $LOGNAME $HOME; pwd; touch ~/made && ls ~");
+    assert_eq!(ran, "1000\nredis\nredis\nredis redis /home/redis\n/home/redis\nmade\n");
+}
+
+#[test]
 fn exactly_one_uid_and_one_gid_are_mapped_and_groups_are_denied() {
     let maps = Jail::small().prints("cat /proc/self/uid_map /proc/self/gid_map /proc/self/setgroups");
     let words: Vec<&str> = maps.split_whitespace().collect();

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use jail::probe::{self, expect};
-use jail::{Jail, Place, is_root, kernel, need, need_root};
+use jail::{Jail, Place, is_root, kernel, need, need_landlock, need_root};
 use jailmk::layer::mounts::Source;
 use jailmk::path::HostPath;
 use nix::errno::Errno;
@@ -288,4 +288,30 @@ fn entering_leaves_no_time_on_a_writable_workspace_that_is_not_looked_at() {
     jail.prints("true");
     let after: Vec<_> = paths.iter().map(|path| times(path)).collect();
     assert_eq!(before, after);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_sandbox_in_the_jail_cannot_fill_the_hosts_log() {
+    // The log is one for the machine: root's, and switched on for as long as this takes.
+    if !need_root() || !need_landlock(7) {
+        return;
+    }
+    let place = Place::new();
+    // A ruleset that handles reading and allows nothing, and what it denies.
+    let denied = "444 =0400000000000000 8 0 / 446 $0 0 / open @/etc/passwd 0\n";
+    let calls = place.file("calls", denied.repeat(20));
+    let mut count = Command::new("python3");
+    count.args(["-c", include_str!("jail/audit.py")]).arg(&calls).arg(probe::program()).arg("//");
+    let jail = probe::jail("");
+    let enter = jail.enter(&["probe"]);
+    count.arg(enter.get_program()).args(enter.get_args()).env_clear();
+    count.envs(enter.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let ran = jail::run(count);
+    if need("the kernel's audit log", ran.status != 3, &["host", "uml", "6.1", "6.12"]) {
+        let ran = ran.succeeded();
+        let counts: Vec<u32> = ran.stdout.lines().map(|line| line.parse().expect("a number")).collect();
+        // Outside the same is logged.
+        assert!(counts.len() == 2 && counts[0] >= 20 && counts[1] == 0, "{ran}");
+    }
 }
