@@ -1,6 +1,7 @@
 //! The command line: arguments → the stages → an exit status.
 
 mod build;
+mod check;
 mod ending;
 mod enter;
 mod gc;
@@ -16,14 +17,17 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use nix::unistd::{geteuid, getresgid, getresuid};
 
 use crate::error::{Report, StageError, status};
+use crate::exposure::Points;
 use crate::spec::{Spec, SpecError, Trust};
+use crate::sys::process;
 
 /// Below the options of `jailmk --help`.
 const START: &str = "\
 Start here:
-  jailmk check          what this host can enforce
+  jailmk check          what this host can enforce; with a spec, what that leaves open
   jailmk enter shell    a shell that sees nothing of this host
   jailmk init           a spec for this directory, to be edited
 
@@ -53,7 +57,7 @@ enum Command {
     Verify(Verify),
     /// Remove trees that no spec uses any more, and files that no tree uses
     Gc(Gc),
-    /// Try what this host can enforce, and name the cure for what is missing
+    /// Try what this host can enforce and name cures, or weigh what a spec leaves open
     Check(Check),
     /// Write a commented spec for this directory
     Init(Init),
@@ -215,6 +219,15 @@ struct Gc {
 
 #[derive(Debug, Args)]
 struct Check {
+    /// Say what this spec leaves open, and whether this host can enforce it
+    #[arg(value_name = "SPEC")]
+    spec: Option<String>,
+    /// Use a spec that others than you and root could have changed
+    #[arg(long, requires = "spec")]
+    trust_spec: bool,
+    /// Fail when the spec's exposure is above N, from 0 to 10
+    #[arg(long, value_name = "N", requires = "spec", value_parser = parse_points)]
+    threshold: Option<Points>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -239,6 +252,13 @@ fn parse_time(text: &str) -> Result<Duration, String> {
     crate::spec::parse_duration(text).map_err(|error| error.to_string())
 }
 
+fn parse_points(text: &str) -> Result<Points, String> {
+    let points = text.parse::<f64>().ok().filter(|points| (0.0..=10.0).contains(points));
+    let points = points.ok_or("a number from 0 to 10, such as 2.5")?;
+    // Rounded down: a threshold must not let more through than it says.
+    Ok(Points((points * 10.0 + 1e-9).floor() as u32))
+}
+
 /// The definition that help texts, completions and the manual's test are made from.
 pub fn definition() -> clap::Command {
     Arguments::command()
@@ -260,6 +280,11 @@ impl Failure {
 }
 
 impl Failure {
+    /// The same error, as a failure of another command than `enter`.
+    fn of_other(self) -> Failure {
+        Failure { status: 1, ..self }
+    }
+
     /// The same error, as a failure of `enter`, where every one of jailmk's own has one status.
     fn of_enter(self) -> Failure {
         Failure { status: status::FAILED, ..self }
@@ -295,9 +320,37 @@ fn say(text: impl std::fmt::Display) {
     let _ = writeln!(io::stderr().lock(), "jailmk: {text}");
 }
 
+/// The program has privileges that its caller has not.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot run with privileges from the file: it is setuid or setgid, or has capabilities")]
+struct PrivilegedError;
+
+impl StageError for PrivilegedError {
+    fn hints(&self) -> Vec<String> {
+        vec!["jailmk needs none: chmod u-s,g-s, or setcap -r, on the program".into()]
+    }
+}
+
+/// Specs, paths and the environment are the caller's word; with another's rights they would be everybody's.
+/// Where only an LSM has changed the domain, nothing was gained.
+fn refuse_privilege() -> Result<(), PrivilegedError> {
+    if !process::is_privileged_by_file() {
+        return Ok(());
+    }
+    let users = getresuid().map_or(true, |ids| ids.real != ids.effective || ids.real != ids.saved);
+    let groups = getresgid().map_or(true, |ids| ids.real != ids.effective || ids.real != ids.saved);
+    let gained = !geteuid().is_root()
+        && caps::read(None, caps::CapSet::Permitted).map_or(true, |permitted| !permitted.is_empty());
+    if users || groups || gained { Err(PrivilegedError) } else { Ok(()) }
+}
+
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Err(refusal) = refuse_privilege() {
+        let _ = writeln!(io::stderr().lock(), "{}", Report(&refusal));
+        return ExitCode::from(status::FAILED);
+    }
     let outcome = match arguments.command {
         Command::Build(build) => build.run(),
         Command::Enter(enter) => enter.run(),

@@ -16,7 +16,7 @@ use nix::sys::stat::{SFlag, fstat};
 
 use crate::caller::Caller;
 use crate::layer::mounts::{Source, Tree};
-use crate::layer::{identity, landlock, resources, scratch};
+use crate::layer::{capabilities, identity, landlock, resources, scratch};
 use crate::path::{HostPath, JailPath};
 use crate::spec::{Degradable, Demand, Network, Spec};
 use crate::sys::mount::Attributes;
@@ -42,6 +42,8 @@ pub struct Jail {
     pub resources: resources::Armed,
     /// Landlock, unless it may be and is missing.
     pub landlock: Option<landlock::Armed>,
+    /// The capabilities that the command keeps.
+    pub capabilities: capabilities::Armed,
     /// What runs.
     pub command: Command,
     /// One line for each layer that is weaker than the default.
@@ -90,14 +92,22 @@ impl Jail {
         let mounts = mounted::plan(spec, setting, &shown)?;
         let landlock = landlock_of(spec, &shown, &mounts, &mut weaker)?;
         check_streams()?;
+        let resources = resources::Armed::new(&spec.limits).bounded_by_caller();
+        if resources.crash_starts_helper() {
+            weaker.push(
+                "a crash starts the host's helper for core files: the hard limit of core files is 0 here"
+                    .into(),
+            );
+        }
         Ok(Jail {
             name: spec.name.clone(),
             identity: identity_of(spec, setting.caller)?,
             tree: Tree { source: tree, flags, prepared: None },
             mounts: mounts.into_iter().map(|planned| planned.mounted).collect(),
             scratch: scratch::Armed::new(spec.limits.disk.unwrap_or(setting.default_disk), shown),
-            resources: resources::Armed::new(&spec.limits).bounded_by_caller(),
+            resources,
             landlock,
+            capabilities: capabilities::Armed::new(&spec.hardening.keep),
             command: Command::arm(spec, setting.arguments)?,
             weaker,
         })
@@ -133,7 +143,7 @@ fn landlock_of(
         }
         return Err(JailError::NoLandlock);
     };
-    if spec.network == Network::Host && abi < ABSTRACT_SOCKETS_ABI {
+    if spec.network == Network::Host && abi < landlock::ABSTRACT_SOCKETS_ABI {
         weaker.push(
             "the host's network comes with its abstract Unix sockets, which this kernel cannot scope".into(),
         );
@@ -147,9 +157,6 @@ fn landlock_of(
         .collect();
     Ok(Some(landlock::Armed::new(abi, &writable, spec.network)))
 }
-
-/// The Landlock ABI that scopes abstract Unix sockets (Linux 6.12).
-const ABSTRACT_SOCKETS_ABI: i32 = 6;
 
 /// A directory as a standard stream is a descriptor through which openat(2) walks the host's tree
 /// (as in CVE-2024-21626); a disk is worse.

@@ -18,6 +18,8 @@
 //! | [`jail::plan::Plan::arm`] | the jail | [`jail::plan::Plan`] | it cannot |
 //! | [`jail::spawn::run`] | the plan | [`jail::spawn::End`] | a step fails in the kernel |
 //!
+//! [`exposure::Exposure`] weighs the same plan for `jailmk check SPEC`, without executing it.
+//!
 //! All that can fail for a human reason fails before the first process exists; what runs between clone
 //! and exec is [`jail::child`], which executes the plan and does nothing else.
 //!
@@ -60,6 +62,7 @@ pub mod caller;
 pub mod cli;
 pub mod closure;
 pub mod error;
+pub mod exposure;
 pub mod host;
 pub mod jail;
 pub mod layer;
@@ -67,6 +70,7 @@ pub mod manifest;
 pub mod path;
 pub mod rootfs;
 pub mod sbom;
+pub mod sealed;
 pub mod spec;
 pub mod sys;
 pub mod why;

@@ -274,6 +274,8 @@ pub struct Hardening {
     pub landlock: Demand,
     /// Which system call filter.
     pub seccomp: SeccompProfile,
+    /// Capabilities, within the jail's own namespaces, that the command keeps.
+    pub keep: Vec<Capability>,
     /// Layers that may be missing.
     pub degrade: Vec<Degradable>,
 }
@@ -296,6 +298,39 @@ pub enum SeccompProfile {
     Default,
     /// For daemons: no ptrace, no new executable memory tricks, no exotic calls.
     Strict,
+    /// The default, tightened by a profile in OCI's format.
+    File(SeccompFile),
+}
+
+/// A profile in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeccompFile {
+    /// Absolute, or relative to the spec's directory and already joined to it.
+    pub path: PathBuf,
+    /// Where the spec names it.
+    pub at: Position,
+    /// What is in it; empty in a spec that was only parsed.
+    pub text: Arc<str>,
+}
+
+/// A capability that `keep` may name: of all there are those that mean something in a jail, where one id is
+/// mapped and the kernel asks most of the others of the host's root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capability {
+    /// To listen on ports below 1024 of the jail's own network.
+    NetBindService,
+    /// To narrow one's own view of the tree further.
+    SysChroot,
+}
+
+impl Capability {
+    /// As the spec writes it: capabilities(7) without `CAP_`, in small letters.
+    pub fn name(self) -> &'static str {
+        match self {
+            Capability::NetBindService => "net_bind_service",
+            Capability::SysChroot => "sys_chroot",
+        }
+    }
 }
 
 /// A layer that `degrade` may name.

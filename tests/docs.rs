@@ -169,6 +169,7 @@ fn type_name(kind: Kind) -> &'static str {
         Kind::Number => "number",
         Kind::Count(_) => "whole number",
         Kind::Choice(_) => "word",
+        Kind::ChoiceOrFile(_) => "word or host path",
         Kind::Choices(_) => "list of words",
         Kind::Texts => "list of strings",
         Kind::Files => "list of strings and tables",
@@ -207,7 +208,7 @@ fn every_key_is_in_the_manual_with_type_default_meaning_and_example() {
         let entry = entry_of(&page, key);
         assert!(entry.contains(key.doc), "{}: {}", key.name, key.doc);
         assert!(entry.contains(&format!("\nDefault: {}.\n", key.default)), "{}: {entry}", key.name);
-        if let Kind::Choice(words) | Kind::Choices(words) = key.kind {
+        if let Kind::Choice(words) | Kind::ChoiceOrFile(words) | Kind::Choices(words) = key.kind {
             for word in words {
                 assert!(entry.contains(&format!(".Cm {word} ")), "{}: {word}", key.name);
             }
@@ -334,6 +335,42 @@ fn the_table_of_kernel_features_has_what_check_has() {
 fn the_shipped_schema_is_the_one_that_is_printed() {
     let shipped = text("man/jailmk-spec.schema.json");
     assert!(shipped == printed(jailmk(&["schema"])), "jailmk schema > man/jailmk-spec.schema.json");
+}
+
+/// Every text below `directory` that ends in `.rs`.
+fn sources_below(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).expect("a directory of sources").flatten();
+    let paths = entries.map(|entry| entry.path()).collect::<Vec<_>>();
+    let of = |path: &PathBuf| match path.is_dir() {
+        true => sources_below(path),
+        false if path.extension().is_some_and(|extension| extension == "rs") => {
+            vec![fs::read_to_string(path).expect("a source")]
+        }
+        false => Vec::new(),
+    };
+    paths.iter().flat_map(of).collect()
+}
+
+#[test]
+fn every_test_that_the_security_table_names_is_there() {
+    let security = text("SECURITY.md");
+    let table =
+        security.split("| class | happened |").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap();
+    let sources: String =
+        ["tests", "src"].iter().flat_map(|directory| sources_below(&repository().join(directory))).collect();
+    let mut rows = 0;
+    for row in table.lines().skip(2) {
+        let tests: Vec<&str> = row.split(" | ").last().unwrap().split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "no test: {row}");
+        for test in tests {
+            let head = format!("fn {test}()");
+            let mut heads = sources.match_indices(&head).map(|(at, _)| &sources[..at]);
+            let is_test = heads.any(|before| before.trim_end().ends_with("#[test]"));
+            assert!(is_test, "{test} is no test");
+        }
+        rows += 1;
+    }
+    assert!(rows > 20, "{rows} rows");
 }
 
 #[test]

@@ -272,3 +272,36 @@ fn the_hosts_processes_cannot_be_signalled() {
     victim.kill().expect("kill sleep");
     victim.wait().expect("wait for sleep");
 }
+
+#[test]
+fn closed_streams_are_no_trouble() {
+    for script in [
+        "exec \"$@\" <&-",
+        "exec \"$@\" 2>&-",
+        "exec \"$@\" <&- 2>&-",
+        "exec \"$@\" <&- >&- 2>&-",
+        // Without a controlling terminal and with nothing of a terminal, as cron starts it.
+        "exec setsid --wait \"$@\" <&-",
+        "cd / && exec env -i JAILMK_STATE=\"$JAILMK_STATE\" HOME=\"$HOME\" setsid --wait \"$@\" </dev/null",
+    ] {
+        let ran =
+            Jail::small().by_shell(script).sh("echo out; echo error >&2; cat; ls /proc/self/fd; exit 9");
+        assert_eq!(ran.status, 9, "{script}: {ran}");
+        if !script.contains(">&- 2") {
+            assert_eq!(ran.stdout, "out\n0\n1\n2\n3\n", "{script}: {ran}");
+        }
+    }
+}
+
+#[test]
+fn each_byte_comes_through_a_pipe_as_it_is_written() {
+    let mut running =
+        Jail::small().start("echo one; read line; echo two; read line; printf '\\000\\377\\r\\n'");
+    // Each line is there before the next is asked for: nothing is kept back until a buffer is full.
+    assert_eq!(running.line(), "one");
+    running.say_more(b"a\n");
+    assert_eq!(running.line(), "two");
+    running.say_more(b"b\n");
+    let ran = running.end().succeeded();
+    assert!(ran.bytes.ends_with(b"\0\xff\r\n"), "{:?}", ran.bytes);
+}

@@ -192,7 +192,9 @@ fn a_workspace_and_a_mount_are_read_only_unless_written_otherwise() {
 fn every_key_of_the_table_is_read_with_its_sample_and_with_every_choice() {
     for key in keys::KEYS {
         let values: Vec<String> = match key.kind {
-            keys::Kind::Choice(words) => words.iter().map(|word| format!("\"{word}\"")).collect(),
+            keys::Kind::Choice(words) | keys::Kind::ChoiceOrFile(words) => {
+                words.iter().map(|word| format!("\"{word}\"")).collect()
+            }
             keys::Kind::Choices(words) => words.iter().map(|word| format!("[\"{word}\"]")).collect(),
             _ => Vec::new(),
         };
@@ -246,7 +248,7 @@ fn what_this_version_does_not_offer_is_unknown() {
     is_refused_at("[workspace]\nhide = []", "2:1", "unknown key \"hide\" in [workspace]");
     is_refused_at("[workspace]\nprotect = []", "2:1", "unknown key \"protect\" in [workspace]");
     is_refused_at("[workspace]\nmode = 'review'", "2:8", "it is one of direct, read-only");
-    is_refused_at("[hardening]\nseccomp = '/x.json'", "2:11", "it is one of default, strict");
+    is_refused_at("[hardening]\nseccomp = 'engine'", "2:11", "it is one of default, strict");
 }
 
 #[test]

@@ -2,147 +2,15 @@
 
 mod jail;
 
-use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
-use std::process::{Child, Command};
-use std::sync::{Arc, Condvar, Mutex};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::io::Write;
+use std::process::Command;
 
+use jail::terminal::Terminal;
 use jail::{Jail, PATH, runs};
-use nix::pty::{Winsize, openpty};
+use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
+use nix::sys::termios::{Termios, tcgetattr};
 use nix::unistd::{Pid, ttyname};
-
-/// The most that a terminal keeps a test waiting.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A terminal and the command that is its session's leader.
-struct Terminal {
-    keys: Option<File>,
-    slave: OwnedFd,
-    screen: Arc<(Mutex<Screen>, Condvar)>,
-    child: Child,
-    _jail: Option<Jail>,
-}
-
-#[derive(Default)]
-struct Screen {
-    text: Vec<u8>,
-    ended: bool,
-}
-
-impl Terminal {
-    /// Starts `command` with the terminal as its controlling one, 24 lines of 80 columns.
-    fn start(command: &Command, jail: Option<Jail>) -> Terminal {
-        let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
-        let pty = openpty(&size, None).expect("open a terminal");
-        let mut leader = Command::new("setsid");
-        leader.args(["--ctty", "--wait"]).arg(command.get_program()).args(command.get_args()).env_clear();
-        leader.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        if let Some(directory) = command.get_current_dir() {
-            leader.current_dir(directory);
-        }
-        let stream = || pty.slave.try_clone().expect("duplicate a descriptor");
-        leader.stdin(stream()).stdout(stream()).stderr(stream());
-        let child = leader.spawn().expect("start setsid");
-        let screen = Arc::new((Mutex::new(Screen::default()), Condvar::new()));
-        let shown = Arc::clone(&screen);
-        let mut output = File::from(pty.master.try_clone().expect("duplicate a descriptor"));
-        thread::spawn(move || {
-            let mut chunk = [0; 4096];
-            loop {
-                let read = output.read(&mut chunk).unwrap_or(0);
-                let mut screen = shown.0.lock().expect("the screen");
-                screen.text.extend_from_slice(&chunk[..read]);
-                screen.ended = read == 0;
-                shown.1.notify_all();
-                if read == 0 {
-                    return;
-                }
-            }
-        });
-        Terminal { keys: Some(File::from(pty.master)), slave: pty.slave, screen, child, _jail: jail }
-    }
-
-    /// Starts a script in the jail.
-    fn of(jail: Jail, script: &str) -> Terminal {
-        let command = jail.enter(&["sh", "-c", script]);
-        Terminal::start(&command, Some(jail))
-    }
-
-    fn press(&self, keys: &[u8]) {
-        let mut master = self.keys.as_ref().expect("it has not hung up");
-        master.write_all(keys).expect("press keys");
-    }
-
-    /// Waits until this is on the screen after `from`; returns where it ends.
-    #[track_caller]
-    fn see(&self, words: &str, from: usize) -> usize {
-        let started = Instant::now();
-        let mut screen = self.screen.0.lock().expect("the screen");
-        loop {
-            let text = screen.text.get(from..).unwrap_or_default();
-            if let Some(at) = text.windows(words.len()).position(|window| window == words.as_bytes()) {
-                return from + at + words.len();
-            }
-            let shown = String::from_utf8_lossy(&screen.text).into_owned();
-            assert!(started.elapsed() < PATIENCE, "`{words}` never came: {shown}");
-            screen = self.screen.1.wait_timeout(screen, Duration::from_millis(200)).expect("the screen").0;
-        }
-    }
-
-    /// Waits for the end: exit status and what was shown.
-    fn end(mut self) -> (Option<i32>, String) {
-        let started = Instant::now();
-        let status = loop {
-            if let Some(status) = self.child.try_wait().expect("look at the command") {
-                break status;
-            }
-            assert!(started.elapsed() < PATIENCE, "it never ended: {}", self.shown());
-            thread::sleep(Duration::from_millis(10));
-        };
-        // All that was written before the end is on its way to the screen; a mark comes after it.
-        let mut slave = File::from(self.slave.try_clone().expect("duplicate a descriptor"));
-        slave.write_all(b"(the end)").expect("write to the terminal");
-        self.see("(the end)", 0);
-        let shown = self.shown();
-        (status.code(), shown.split("(the end)").next().unwrap_or_default().to_owned())
-    }
-
-    fn shown(&self) -> String {
-        let screen = self.screen.0.lock().expect("the screen");
-        let text = String::from_utf8_lossy(&screen.text).replace("\r\n", "\n");
-        text.lines()
-            .filter(|line| !line.starts_with("jailmk: weaker: "))
-            .map(|line| format!("{line}\n"))
-            .collect()
-    }
-
-    fn modes(&self) -> Termios {
-        tcgetattr(&self.slave).expect("the modes of a terminal")
-    }
-
-    fn is_raw(&self) -> bool {
-        !self.modes().local_flags.contains(LocalFlags::ICANON)
-    }
-
-    fn resize(&self, rows: u16, columns: u16) {
-        let name = ttyname(&self.slave).expect("the terminal's name");
-        let mut stty = Command::new("stty");
-        stty.arg("-F").arg(name).args(["rows", &rows.to_string(), "cols", &columns.to_string()]);
-        jail::run(stty).succeeded();
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 #[test]
 fn the_terminal_inside_is_the_jails_own() {
@@ -238,6 +106,7 @@ fn the_modes_are_restored_however_the_jail_ends() {
         ("echo ready; read line; exit 4", None, 4),
         ("echo ready; read line; kill -9 $$", None, 137),
         ("echo ready; sleep 60", Some(Signal::SIGTERM), 143),
+        ("echo ready; stty raw -echo; sleep 60", Some(Signal::SIGHUP), 129),
         ("echo ready; stty raw -echo; read line; exit 0", None, 0),
     ] {
         let jail = Jail::small().by_shell("echo $$ >pid; exec \"$@\"");
@@ -313,4 +182,53 @@ fn the_callers_terminal_cannot_be_opened_from_inside() {
         shown.contains("over") && (shown.contains("No such file") || shown.contains("nonexistent")),
         "{shown}"
     );
+}
+
+/// The children of a process.
+fn children(pid: Pid) -> Vec<Pid> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().map(|pid| Pid::from_raw(pid.parse().expect("a number"))).collect()
+}
+
+#[test]
+fn the_modes_are_restored_when_the_first_process_is_killed_from_outside() {
+    let jail = Jail::small().by_shell("echo $$ >pid; exec \"$@\"");
+    let pid = jail.place.join("here/pid");
+    let terminal = Terminal::of(jail, "stty raw -echo; echo ready; sleep 60");
+    terminal.see("ready", 0);
+    assert!(terminal.is_raw());
+    let pid = std::fs::read_to_string(&pid).expect("read a file").trim().parse().expect("a number");
+    let first = children(Pid::from_raw(pid));
+    assert_eq!(first.len(), 1, "{first:?}");
+    kill(first[0], Signal::SIGKILL).expect("kill PID 1 of the jail");
+    let slave = terminal.slave.try_clone().expect("duplicate a descriptor");
+    let keys = terminal.keys.as_ref().map(|keys| keys.try_clone().expect("duplicate a descriptor"));
+    let (status, shown) = terminal.end();
+    assert_eq!(status, Some(137), "{shown}");
+    assert!(
+        tcgetattr(&slave).expect("its modes").local_flags.contains(nix::sys::termios::LocalFlags::ICANON)
+    );
+    drop(keys);
+}
+
+#[test]
+fn a_terminal_whose_session_is_anothers_is_relayed_all_the_same() {
+    // As under nohup or from a daemon: the terminal is there, and is not the controlling one.
+    let jail = Jail::small().by_shell("exec setsid --wait \"$@\"");
+    let terminal = Terminal::of(jail, "[ -t 1 ] && echo here; tty");
+    let (status, shown) = terminal.end();
+    assert_eq!((status, shown.as_str()), (Some(0), "here\n/dev/pts/0\n"));
+}
+
+#[test]
+fn under_nohup_a_hangup_does_not_end_the_jail() {
+    let jail = Jail::small().by_shell("exec nohup \"$@\" >out 2>&1 </dev/null & echo $! >pid; wait");
+    let place = std::sync::Arc::clone(&jail.place);
+    let (pid, out) = (place.join("here/pid"), place.join("here/out"));
+    let terminal = Terminal::of(jail, "echo ready; sleep 2; echo over");
+    jail::until("it runs", || std::fs::read_to_string(&out).is_ok_and(|text| text.contains("ready\n")));
+    let pid = std::fs::read_to_string(&pid).expect("read a file").trim().parse().expect("a number");
+    kill(Pid::from_raw(pid), Signal::SIGHUP).expect("signal jailmk");
+    assert_eq!(terminal.end().0, Some(0));
+    assert!(std::fs::read_to_string(&out).expect("read a file").ends_with("over\n"));
 }

@@ -1,9 +1,10 @@
 //! How the end of a jail is told: by the exit status, by a line for each limit that was hit, and as JSON.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::unistd::{Pid, write};
 use serde::Serialize;
 
@@ -55,6 +56,16 @@ impl StatusFd {
     /// It is not open.
     pub(super) fn adopt(number: i32) -> Result<StatusFd, StatusFdError> {
         process::adopt_descriptor(number).map(StatusFd).map_err(|cause| StatusFdError { number, cause })
+    }
+
+    /// Hands the descriptor on to the program that this process becomes, which adopts it again.
+    ///
+    /// # Errors
+    /// As fcntl(2).
+    pub(super) fn survive_exec(&self) -> Result<(), StatusFdError> {
+        fcntl(&self.0, FcntlArg::F_SETFD(FdFlag::empty()))
+            .map(drop)
+            .map_err(|cause| StatusFdError { number: self.0.as_raw_fd(), cause })
     }
 
     /// Tells the process id of the jail's PID 1.

@@ -17,6 +17,7 @@ use crate::jail::{Effect, Jail, Setting};
 use crate::layer::{cgroup, seccomp};
 use crate::path::HostPath;
 use crate::rootfs::{BuildOptions, Freshness, Rootfs, State, build};
+use crate::sealed;
 use crate::spec::{Degradable, Spec};
 
 impl Enter {
@@ -25,29 +26,20 @@ impl Enter {
         // First of all: later the number could be a file of jailmk's own.
         let status_fd = self.json_status_fd.map(StatusFd::adopt).transpose().map_err(failed)?;
         let spec = self.spec.load().map_err(failed)?;
-        let memory = cgroup::host_memory().unwrap_or(u64::MAX);
-        let start = Start {
-            limits: cgroup::Policy::new(&spec.limits, memory),
-            time: self.timeout.or(spec.limits.time),
-            spec,
-            state: State::open().map_err(failed)?,
-            caller: Caller::current(),
-            memory,
-            arguments: self.command,
-        };
+        let start = Start::of(spec, self.command, self.timeout)?;
         let current = Rootfs::current(&start.state, &start.spec).map_err(failed)?;
         if self.plan { start.describe(current) } else { start.enter(current, status_fd.as_ref()) }
     }
 }
 
 /// Everything that is known before a tree is.
-struct Start {
-    spec: Spec,
+pub(super) struct Start {
+    pub spec: Spec,
     state: State,
-    caller: Caller,
+    pub caller: Caller,
     /// Bytes of the host.
     memory: u64,
-    limits: cgroup::Policy,
+    pub limits: cgroup::Policy,
     time: Option<Duration>,
     arguments: Vec<OsString>,
 }
@@ -55,6 +47,36 @@ struct Start {
 type Current = Option<(Rootfs, Freshness)>;
 
 impl Start {
+    /// With `arguments` and `time` instead of what the spec says, when there are any.
+    pub(super) fn of(spec: Spec, arguments: Vec<OsString>, time: Option<Duration>) -> Result<Start, Failure> {
+        let memory = cgroup::host_memory().unwrap_or(u64::MAX);
+        Ok(Start {
+            limits: cgroup::Policy::new(&spec.limits, memory),
+            time: time.or(spec.limits.time),
+            spec,
+            state: State::open().map_err(failed)?,
+            caller: Caller::current(),
+            memory,
+            arguments,
+        })
+    }
+
+    /// What `enter` would do, with nothing done.
+    pub(super) fn plan(&self) -> Result<Plan, Failure> {
+        let current = Rootfs::current(&self.state, &self.spec).map_err(failed)?;
+        let tree = current.map_or_else(|| self.not_built(), |(rootfs, _)| rootfs.tree());
+        self.arm(self.prepare(&tree, Effect::Describe)?, CallerTerminal::find().as_ref())
+    }
+
+    /// Whether the jail may be without a cgroup though the spec writes limits.
+    pub(super) fn may_lack_cgroup(&self) -> bool {
+        self.spec.hardening.degrade.contains(&Degradable::Cgroup)
+    }
+
+    fn not_built(&self) -> HostPath {
+        self.state.path().join("rootfs").join(&self.spec.name)
+    }
+
     fn prepare(&self, tree: &HostPath, effect: Effect) -> Result<Jail, Failure> {
         let setting = Setting {
             tree,
@@ -67,22 +89,25 @@ impl Start {
         Jail::prepare(&self.spec, &setting).map_err(failed)
     }
 
-    fn arm(&self, jail: Jail, terminal: Option<&CallerTerminal>) -> Plan {
-        jail.weaker.iter().for_each(|line| say(format_args!("weaker: {line}")));
-        let filter = seccomp::Policy { profile: self.spec.hardening.seccomp.clone() }.arm();
+    fn arm(&self, jail: Jail, terminal: Option<&CallerTerminal>) -> Result<Plan, Failure> {
+        let hardening = &self.spec.hardening;
+        let policy = seccomp::Policy { profile: hardening.seccomp.clone(), keep: hardening.keep.clone() };
+        let filter = policy.arm().map_err(failed)?;
         let wanted = if terminal.is_some() { TerminalWanted::Yes } else { TerminalWanted::No };
-        Plan::arm(jail, self.spec.network, filter, wanted)
+        Ok(Plan::arm(jail, self.spec.network, filter, wanted))
     }
 
     /// Prints the steps.
     fn describe(&self, current: Current) -> Outcome {
-        let not_built = self.state.path().join("rootfs").join(&self.spec.name);
         let (tree, first) = match &current {
             Some((rootfs, Freshness::Fresh)) => (rootfs.tree(), None),
             Some((rootfs, Freshness::Stale(why))) => (rootfs.tree(), Some(format!("build it anew: {why}"))),
-            None => (not_built, Some("build the tree, which is not there yet".to_owned())),
+            None => (self.not_built(), Some("build the tree, which is not there yet".to_owned())),
         };
-        let plan = self.arm(self.prepare(&tree, Effect::Describe)?, CallerTerminal::find().as_ref());
+        let jail = self.prepare(&tree, Effect::Describe)?;
+        tell_weaker(&jail);
+        let plan = self.arm(jail, CallerTerminal::find().as_ref())?;
+        tell_unknown(&plan);
         let first = first.map(|step| format!(" 0  {step}\n")).unwrap_or_default();
         print(format_args!("{first} 0  limit the jail by cgroup v2: {}\n{plan}", self.limits))
             .map_err(failed)?;
@@ -93,9 +118,16 @@ impl Start {
     fn enter(&self, current: Current, status_fd: Option<&StatusFd>) -> Outcome {
         let rootfs = self.rootfs(current)?;
         let mut jail = self.prepare(&rootfs.tree(), Effect::Enter)?;
+        if jail.landlock.is_none() {
+            // Before anything is made that would have to be tidied up.
+            status_fd.map_or(Ok(()), StatusFd::survive_exec).map_err(failed)?;
+            sealed::ensure().map_err(failed)?;
+        }
         let cgroup = limit(&self.spec, &self.limits, &mut jail)?;
         let terminal = CallerTerminal::find();
-        let plan = self.arm(jail, terminal.as_ref());
+        tell_weaker(&jail);
+        let plan = self.arm(jail, terminal.as_ref())?;
+        tell_unknown(&plan);
         let supervision = Supervision {
             cgroup: cgroup.as_ref(),
             terminal,
@@ -133,6 +165,17 @@ impl Start {
             build(&self.spec, &self.state, &options, &closure).map_err(failed)
         })?;
         Ok(built.rootfs.expect("BUG: only `--output` makes a tree outside the state"))
+    }
+}
+
+fn tell_weaker(jail: &Jail) {
+    jail.weaker.iter().for_each(|line| say(format_args!("weaker: {line}")));
+}
+
+/// A mistyped name in a profile allows nothing, but its author should know.
+fn tell_unknown(plan: &Plan) {
+    if let Some(unknown) = plan.profile().map(|profile| profile.unknown()).filter(|names| !names.is_empty()) {
+        say(format_args!("note: the seccomp profile names no system call with {}", unknown.join(", ")));
     }
 }
 

@@ -1,4 +1,4 @@
-//! The commands that only look: `tree`, `verify`, `check`, `schema`; and `init`, which writes one file.
+//! The commands that only look: `tree`, `verify`, `schema`; and `init`, which writes one file.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -8,12 +8,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use serde_json::json;
 
 use crate::caller::Caller;
-use crate::cli::{Check, Init, Outcome, Tree, Verify, print};
+use crate::cli::{Init, Outcome, Tree, Verify, print};
 use crate::closure::root::SourceRoot;
 use crate::closure::search::Environment;
 use crate::closure::tree::{self, Look};
 use crate::error::StageError;
-use crate::host::{self, Status};
 use crate::path::HostPath;
 use crate::rootfs::{Rootfs, State};
 
@@ -91,19 +90,6 @@ impl Verify {
             print(format_args!("{} is as it was built: {}\n", spec.name, rootfs.tree()))?;
         }
         Ok(u8::from(!differences.is_empty()))
-    }
-}
-
-impl Check {
-    /// Prints the table; 1 when something is missing without which no jail can be entered.
-    pub(super) fn run(self) -> Outcome {
-        let findings = host::check();
-        if self.json {
-            print(format_args!("{:#}\n", json!(findings)))?;
-        } else {
-            print(host::Table(&findings))?;
-        }
-        Ok(u8::from(findings.iter().any(|finding| finding.status == Status::Missing)))
     }
 }
 

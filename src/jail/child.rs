@@ -6,7 +6,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
@@ -18,7 +18,7 @@ use nix::unistd::{Pid, chdir, fchdir, getppid, pivot_root, sethostname, setpgid,
 use crate::jail::control::{Channel, Order, Report};
 use crate::jail::mounted::Mounted;
 use crate::jail::plan::{Plan, Step};
-use crate::layer::{identity, procfs, scratch};
+use crate::layer::{identity, procfs, scratch, seccomp};
 use crate::sys::process::Side;
 use crate::sys::{exec, mount, network, process, terminal};
 
@@ -49,7 +49,8 @@ pub fn run(plan: &Plan, control: &Channel, inherited: &SigSet) -> ! {
             // Forgotten, not dropped: the next line closes them all, with what the plan and the supervisor's
             // copy of memory still hold.
             std::mem::forget(ground);
-            match process::close_all_but(control.as_fd()) {
+            // What the command keeps of capabilities is not for PID 1.
+            match process::set_capability_sets(0).and_then(|()| process::close_all_but(control.as_fd())) {
                 Ok(()) => reap(command, control),
                 Err(_) => process::exit_now(1),
             }
@@ -138,7 +139,14 @@ fn apply(step: &Step, ground: &mut Ground<'_>) -> Result<(), Errno> {
         Step::Capabilities(capabilities) => capabilities.apply(),
         Step::Descriptors => process::close_on_exec_from(3),
         Step::AwaitProceed => ground.control.await_order(Order::Proceed),
-        Step::Directory(path) => chdir(path.as_str()),
+        Step::Directory(path) => {
+            // Not through /proc/self/fd, where until execve(2) the descriptors are that led here: some of them are
+            // of the host (CVE-2024-21626).
+            let how = OpenHow::new()
+                .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+                .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+            fchdir(openat2(AT_FDCWD, path.as_str(), how)?)
+        }
         Step::Seccomp(filter) => filter.apply(),
     }
 }
@@ -171,6 +179,8 @@ fn start(plan: &Plan, control: &Channel, terminal: Option<&OwnedFd>, inherited: 
     if let Err(errno) = process::default_sigpipe()
         .and_then(|()| sigprocmask(SigmaskHow::SIG_SETMASK, Some(inherited), None))
         .and_then(|()| control.report(&Report::Ready))
+        // After jailmk's last call but execve(2): the profile is made for the command.
+        .and_then(|()| plan.profile().map_or(Ok(()), seccomp::Profile::apply))
     {
         return errno;
     }

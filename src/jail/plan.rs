@@ -98,6 +98,14 @@ impl Plan {
         let (steps, command) = order(jail, namespaces, filter, terminal);
         Plan { namespaces, identity, steps, command }
     }
+
+    /// The system call profile that the command's process adds.
+    pub fn profile(&self) -> Option<&seccomp::Profile> {
+        match self.steps.last() {
+            Some(Step::Seccomp(filter)) => filter.profile(),
+            _ => None,
+        }
+    }
 }
 
 /// The order of the layers. Each line says why it stands where it stands.
@@ -156,7 +164,7 @@ fn order(
         steps.push(Step::Landlock(landlock));
     }
     // After the last step that needs privilege over the namespaces.
-    steps.push(Step::Capabilities(capabilities::Armed::new()));
+    steps.push(Step::Capabilities(jail.capabilities));
     steps.push(Step::Descriptors);
     // After all that can be done before the supervisor has looked at the tree.
     steps.push(Step::AwaitProceed);
@@ -225,6 +233,7 @@ impl Step {
             (Step::Mount(_), Errno::ELOOP) => {
                 "a symlink stands on the way to the mount point; name the real path"
             }
+            (Step::Directory(_), Errno::ELOOP) => "name the directory itself, and not one in /proc",
             (Step::Directory(_), Errno::ENOENT) => {
                 "set `directory` under [process] to a directory that is in the jail"
             }

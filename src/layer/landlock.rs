@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, Compatible, PathBeneath, Ruleset, RulesetAttr,
-    RulesetCreated, RulesetCreatedAttr, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, Compatible, PathBeneath, RestrictSelfAttr, Ruleset,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr, Scope,
 };
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, fcntl, open};
@@ -20,6 +20,9 @@ use crate::sys::process;
 
 /// The newest ABI whose rights are asked for; of these the running kernel takes those it knows.
 const NEWEST: ABI = ABI::V9;
+
+/// The ABI that scopes abstract Unix sockets and signals (Linux 6.12).
+pub const ABSTRACT_SOCKETS_ABI: i32 = 6;
 
 /// What the jail may do, armed.
 #[derive(Debug)]
@@ -68,6 +71,33 @@ impl Armed {
         Armed { abi, rules, network }
     }
 
+    /// The kernel's ABI.
+    pub fn abi(&self) -> i32 {
+        self.abi
+    }
+
+    /// What this kernel cannot confine, oldest first (landlock(7)).
+    pub fn lacking(&self) -> Vec<&'static str> {
+        const SINCE: [(i32, &str); 5] = [
+            (2, "renames between directories"),
+            (3, "truncation"),
+            (4, "TCP"),
+            (5, "device ioctls"),
+            (ABSTRACT_SOCKETS_ABI, "signals and abstract sockets"),
+        ];
+        SINCE.iter().filter(|(abi, _)| self.abi < *abi).map(|(_, what)| *what).collect()
+    }
+
+    /// Whether no TCP socket can be bound or connected.
+    pub fn denies_tcp(&self) -> bool {
+        self.network == Network::None && self.abi >= 4
+    }
+
+    /// Whether abstract sockets made outside are out of reach.
+    pub fn scopes_abstract_sockets(&self) -> bool {
+        self.abi >= ABSTRACT_SOCKETS_ABI
+    }
+
     /// Confines this process and all its children, for good.
     ///
     /// # Errors
@@ -79,7 +109,10 @@ impl Armed {
             ruleset = allow(ruleset, beneath.as_fd(), *access)?;
         }
         ruleset = allow_standard_streams(ruleset)?;
-        ruleset.restrict_self().map(drop).map_err(|_| Errno::last())
+        // What sandboxes within the jail deny is not for the host's audit log, which a jail could flood with it
+        // (ABI 7). Denials of the command itself are not logged unless that is asked for.
+        let quiet = ruleset.log_subdomains(false).map_err(|_| Errno::EINVAL)?;
+        quiet.restrict_self().map(drop).map_err(|_| Errno::last())
     }
 
     fn ruleset(&self) -> Result<RulesetCreated, Errno> {
@@ -133,10 +166,10 @@ impl fmt::Display for Armed {
             let comma = if index == 0 { "" } else { "," };
             write!(f, "{comma} {}", crate::path::printable(name(path)))?;
         }
-        if self.network == Network::None && self.abi >= 4 {
+        if self.denies_tcp() {
             f.write_str("; no TCP")?;
         }
-        if self.abi >= 6 {
+        if self.scopes_abstract_sockets() {
             f.write_str("; abstract sockets and signals scoped")?;
         }
         Ok(())

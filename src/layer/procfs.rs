@@ -16,6 +16,7 @@ use crate::sys::mount::{self, Attributes, Submounts};
 const MASKED: &[&CStr] = &[
     c"acpi",
     c"asound",
+    c"cmdline",
     c"config.gz",
     c"driver",
     c"interrupts",
@@ -31,8 +32,10 @@ const MASKED: &[&CStr] = &[
     c"mdstat",
     c"modules",
     c"sched_debug",
+    c"schedstat",
     c"scsi",
     c"slabinfo",
+    c"softirqs",
     c"sysrq-trigger",
     c"timer_list",
     c"timer_stats",

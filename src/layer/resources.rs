@@ -3,7 +3,7 @@
 use std::fmt;
 
 use nix::errno::Errno;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::spec::Limits;
 
@@ -16,8 +16,7 @@ pub struct Armed {
 impl Armed {
     /// Core files off, descriptors as the spec says, file size by `disk`.
     pub fn new(limits: &Limits) -> Armed {
-        // A core file is written by a helper of the host, as root, from what the jail put in memory.
-        let mut armed = vec![(Resource::RLIMIT_CORE, "core size 0", 0)];
+        let mut armed = vec![(Resource::RLIMIT_CORE, "core size", CORE_SIZE)];
         armed.push((Resource::RLIMIT_NOFILE, "open files", limits.open_files.unwrap_or(OPEN_FILES)));
         if let Some(disk) = limits.disk {
             armed.push((Resource::RLIMIT_FSIZE, "file size", disk));
@@ -34,14 +33,26 @@ impl Armed {
         self.limits.push((Resource::RLIMIT_DATA, "data of a process", memory));
     }
 
-    /// Never asks for more than the caller has: a hard limit cannot be raised.
+    /// Never asks for more than the caller has: a hard limit cannot be raised, but by root.
     pub fn bounded_by_caller(mut self) -> Armed {
+        if matches!(getrlimit(Resource::RLIMIT_CORE), Ok((_, 0))) {
+            // Root can, here and not from within the jail; for others it stays.
+            let _ = setrlimit(Resource::RLIMIT_CORE, CORE_SIZE, CORE_SIZE);
+        }
         for (resource, _, value) in &mut self.limits {
-            if let Ok((_, hard)) = nix::sys::resource::getrlimit(*resource) {
+            if let Ok((_, hard)) = getrlimit(*resource) {
                 *value = (*value).min(hard);
             }
         }
         self
+    }
+
+    /// Whether a crash in the jail starts a helper of the host: one that the kernel runs with any limit but
+    /// [`CORE_SIZE`], which a caller with a hard limit of 0 cannot have.
+    pub fn crash_starts_helper(&self) -> bool {
+        let core = self.limits.iter().find(|(resource, ..)| *resource == Resource::RLIMIT_CORE);
+        let pattern = std::fs::read("/proc/sys/kernel/core_pattern").unwrap_or_default();
+        core.is_none_or(|(_, _, size)| *size != CORE_SIZE) && pattern.starts_with(b"|")
     }
 
     /// Sets them.
@@ -56,6 +67,11 @@ impl Armed {
     }
 }
 
+/// A core file is written by a helper of the host, as root, from what the jail put in memory. For a helper
+/// behind a pipe the kernel asks for no limit but this one: 1 is what it gives the helpers themselves, and a
+/// crash with it starts none; for a file it is too little. The system call filter keeps it (fs/coredump.c, core(5)).
+const CORE_SIZE: u64 = 1;
+
 const OPEN_FILES: u64 = 65_536;
 const LOCKED_MEMORY: u64 = 8 << 20;
 const MESSAGE_QUEUES: u64 = 819_200;
@@ -65,10 +81,7 @@ impl fmt::Display for Armed {
         f.write_str("limit each process:")?;
         for (index, (_, words, value)) in self.limits.iter().enumerate() {
             let comma = if index == 0 { "" } else { "," };
-            match value {
-                0 => write!(f, "{comma} {words}")?,
-                _ => write!(f, "{comma} {words} {value}")?,
-            }
+            write!(f, "{comma} {words} {value}")?;
         }
         Ok(())
     }

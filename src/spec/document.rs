@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use super::refusal::{Refusal, SpecError};
 use super::{
-    Degradable, Demand, FileRule, Hardening, Limits, Mount, Network, Placed, Position, Process, RootfsSpec,
-    SeccompProfile, Source, Spec, Workspace, WorkspaceMode,
+    Capability, Degradable, Demand, FileRule, Hardening, Limits, Mount, Network, Placed, Position, Process,
+    RootfsSpec, SeccompProfile, Source, Spec, Workspace, WorkspaceMode,
 };
 use crate::path::JailPath;
 
@@ -26,6 +26,7 @@ pub(super) struct Document {
     pub landlock: Option<Demand>,
     pub seccomp: Option<SeccompProfile>,
     pub degrade: Vec<Degradable>,
+    pub keep: Vec<Placed<Capability>>,
 }
 
 /// `[process]` as far as written.
@@ -93,11 +94,13 @@ impl Document {
         self.landlock = later.landlock.or(self.landlock);
         self.seccomp = later.seccomp.or(self.seccomp.take());
         self.degrade.extend(later.degrade);
+        self.keep.extend(later.keep);
     }
 
     /// Fills in the defaults and checks what only the whole can show.
     pub(super) fn complete(self, name: String, sources: Vec<Source>) -> Result<Spec, SpecError> {
-        let Document { mut rootfs, process, mut mounts, tmpfs, mut degrade, .. } = self;
+        let Document { mut rootfs, process, mut mounts, tmpfs, mut degrade, keep, .. } = self;
+        let network = self.network.unwrap_or(Network::None);
         once_each(&mut rootfs.programs, |name| name.value.clone());
         once_each(&mut rootfs.libraries, |name| name.value.clone());
         once_each(&mut rootfs.exclude, |glob| glob.value.clone());
@@ -108,6 +111,8 @@ impl Document {
         once_each(&mut pass_env, String::clone);
         let mut kept = Vec::new();
         degrade.retain(|layer| !kept.contains(layer) && (kept.push(*layer), true).1);
+
+        let keep = capabilities(keep, network)?;
 
         same_mounts_once(&mut mounts);
         targets_are_distinct(&mounts, &tmpfs, self.workspace.is_some())?;
@@ -129,14 +134,30 @@ impl Document {
             mounts: mounts.into_iter().map(|mount| mount.value).collect(),
             tmpfs: tmpfs.into_iter().map(|(path, size)| (path, size.value)).collect(),
             limits: self.limits,
-            network: self.network.unwrap_or(Network::None),
+            network,
             hardening: Hardening {
                 landlock: self.landlock.unwrap_or(Demand::Required),
                 seccomp: self.seccomp.unwrap_or(SeccompProfile::Default),
+                keep,
                 degrade,
             },
         })
     }
+}
+
+/// Each once. A port of the host's network is the host's to give: the kernel asks for the capability in the
+/// namespace that owns the network.
+fn capabilities(keep: Vec<Placed<Capability>>, network: Network) -> Result<Vec<Capability>, SpecError> {
+    let mut kept = Vec::new();
+    for Placed { value: capability, at } in keep {
+        if capability == Capability::NetBindService && network == Network::Host {
+            return Err(SpecError::Refused { at, source: Refusal::PortsOfHost });
+        }
+        if !kept.contains(&capability) {
+            kept.push(capability);
+        }
+    }
+    Ok(kept)
 }
 
 /// Drops what an earlier element says already.

@@ -139,7 +139,9 @@ impl Reader<'_> {
     }
 
     pub(super) fn chosen(&self, key: &'static Key, value: &Value<'_>) -> Result<&'static str> {
-        let (Kind::Choice(allowed) | Kind::Choices(allowed)) = key.kind else { unhandled(key.name) };
+        let (Kind::Choice(allowed) | Kind::ChoiceOrFile(allowed) | Kind::Choices(allowed)) = key.kind else {
+            unhandled(key.name)
+        };
         let DeValue::String(text) = value.get_ref() else {
             return Err(match key.kind {
                 Kind::Choices(_) => self.element_type(key, value.get_ref(), value.span()),

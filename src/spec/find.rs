@@ -156,7 +156,7 @@ fn not_found(name: &str, first: &Path) -> SpecError {
 }
 
 /// Reads a spec file; `None` when there is none.
-fn open(path: &Path, trust: Trust) -> Result<Option<Found>, SpecError> {
+pub(super) fn open(path: &Path, trust: Trust) -> Result<Option<Found>, SpecError> {
     let failed = |source| SpecError::Open { path: path.into(), source };
     let unfit = |source| SpecError::Unfit { path: path.into(), source };
     let given = std::path::absolute(path).map_err(failed)?;

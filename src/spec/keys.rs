@@ -71,6 +71,8 @@ pub enum Kind {
     Count(u64),
     /// One of some words.
     Choice(&'static [&'static str]),
+    /// One of some words, or the path of a JSON file: with a `/`, or ending in `.json`.
+    ChoiceOrFile(&'static [&'static str]),
     /// A list of some words.
     Choices(&'static [&'static str]),
     /// A list of strings.
@@ -87,7 +89,12 @@ impl Kind {
     /// What a message says was expected.
     pub fn expected(self) -> &'static str {
         match self {
-            Kind::Text | Kind::Label | Kind::UserName | Kind::HostPath | Kind::Choice(_) => "a string",
+            Kind::Text
+            | Kind::Label
+            | Kind::UserName
+            | Kind::HostPath
+            | Kind::Choice(_)
+            | Kind::ChoiceOrFile(_) => "a string",
             Kind::JailPath => "a string such as \"/srv\"",
             Kind::Mode => "a string such as \"0644\"",
             Kind::Boolean => "true or false",
@@ -123,6 +130,8 @@ pub const NETWORK_MODES: &[&str] = &["none", "loopback", "host"];
 pub const DEMANDS: &[&str] = &["required", "best-effort", "off"];
 /// The values of `hardening.seccomp`.
 pub const SECCOMP_PROFILES: &[&str] = &["default", "strict"];
+/// The elements of `hardening.keep`.
+pub const CAPABILITIES: &[&str] = &["net_bind_service", "sys_chroot"];
 /// The elements of `hardening.degrade`.
 pub const DEGRADABLES: &[&str] = &["cgroup", "landlock"];
 
@@ -454,10 +463,18 @@ pub const KEYS: &[Key] = &[
     Key {
         section: "hardening",
         name: "seccomp",
-        kind: Kind::Choice(SECCOMP_PROFILES),
+        kind: Kind::ChoiceOrFile(SECCOMP_PROFILES),
         default: "\"default\"",
         sample: "\"strict\"",
-        doc: "Which system calls are let through: for development (default), or for daemons (strict).",
+        doc: "Which system calls are let through: for development (default), for daemons (strict), or fewer still by an OCI profile.",
+    },
+    Key {
+        section: "hardening",
+        name: "keep",
+        kind: Kind::Choices(CAPABILITIES),
+        default: "none",
+        sample: "[\"net_bind_service\"]",
+        doc: "Capabilities that the command keeps, over the jail's own namespaces only.",
     },
     Key {
         section: "hardening",

@@ -1,11 +1,12 @@
 //! A spec and what it includes → one [`Spec`].
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::document::Document;
 use super::find::{self, Found, Trust};
-use super::refusal::{Refusal, SpecError};
-use super::{Placed, Position, Source, SourceOrigin, Spec, read, value};
+use super::refusal::{ProfileFault, Refusal, SpecError};
+use super::{Placed, Position, SeccompProfile, Source, SourceOrigin, Spec, read, value};
 
 /// Includes in includes; more is a mistake, not a design.
 const MAX_DEPTH: usize = 16;
@@ -80,7 +81,30 @@ impl Loader {
                 }
             },
         };
+        self.read_profile()?;
         self.merged.complete(name, self.sources)
+    }
+
+    /// The system call filter that the last spec which names one means: trusted as the spec is, and with it
+    /// read-only in a workspace.
+    fn read_profile(&mut self) -> Result<(), SpecError> {
+        let Some(SeccompProfile::File(file)) = &mut self.merged.seccomp else { return Ok(()) };
+        if self.reach == Reach::BuiltIn {
+            return Ok(());
+        }
+        let fault = match find::open(&file.path, self.trust) {
+            Ok(Some(found)) => {
+                file.text = Arc::clone(&found.text);
+                // Before the spec itself, which is the last.
+                self.sources.insert(0, Source { origin: found.origin, text: found.text });
+                return Ok(());
+            }
+            Ok(None) => ProfileFault::Missing,
+            Err(SpecError::Open { source, .. }) => ProfileFault::Open(source),
+            Err(SpecError::Unfit { source, .. }) => ProfileFault::Unfit(source),
+            Err(_) => ProfileFault::NotUtf8,
+        };
+        Err(SpecError::Profile { path: file.path.clone(), at: file.at.clone(), source: fault })
     }
 
     /// Merges the includes of `found` and then itself; gives the name it is written to have.

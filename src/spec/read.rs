@@ -14,8 +14,8 @@ use super::keys::{self, Key, Kind};
 use super::refusal::{Refusal, SpecError};
 use super::value::{self, ValueError};
 use super::{
-    Access, Degradable, Demand, FileRule, Limits, Mount, Network, Placed, Position, RootfsSpec,
-    SeccompProfile, WorkspaceMode,
+    Access, Capability, Degradable, Demand, FileRule, Limits, Mount, Network, Placed, Position, RootfsSpec,
+    SeccompFile, SeccompProfile, WorkspaceMode,
 };
 use crate::path::{JailPath, printable};
 
@@ -309,11 +309,7 @@ impl Reader<'_> {
                     });
                 }
                 "seccomp" => {
-                    document.seccomp = Some(match self.choice(&field)? {
-                        "default" => SeccompProfile::Default,
-                        "strict" => SeccompProfile::Strict,
-                        other => unhandled(other),
-                    });
+                    document.seccomp = Some(self.seccomp(&field)?);
                 }
                 "degrade" => {
                     for element in self.array(&field)? {
@@ -325,10 +321,54 @@ impl Reader<'_> {
                         document.degrade.push(layer);
                     }
                 }
+                "keep" => {
+                    for element in self.array(&field)? {
+                        document.keep.push(self.capability(&field, element)?);
+                    }
+                }
                 other => unhandled(other),
             }
         }
         Ok(())
+    }
+}
+
+/// Layers whose values are more than words.
+impl Reader<'_> {
+    fn seccomp(&self, field: &Field<'_>) -> Result<SeccompProfile> {
+        let text = match field.value.get_ref() {
+            DeValue::String(text) if text.contains('/') || text.ends_with(".json") => text,
+            _ => {
+                return Ok(match self.choice(field)? {
+                    "default" => SeccompProfile::Default,
+                    "strict" => SeccompProfile::Strict,
+                    other => unhandled(other),
+                });
+            }
+        };
+        let path = Path::new(self.check(field.key, text, field.value.span(), value::copied)?);
+        let path = match self.directory {
+            _ if path.is_absolute() => path.to_owned(),
+            Some(directory) => directory.join(path),
+            None => return Err(self.bad_value(field, ValueError::NoDirectory)),
+        };
+        let at = self.places.at(field.value.span().start);
+        Ok(SeccompProfile::File(SeccompFile { path, at, text: "".into() }))
+    }
+
+    fn capability(&self, field: &Field<'_>, element: &Value<'_>) -> Result<Placed<Capability>> {
+        if let DeValue::String(text) = element.get_ref()
+            && let Some(why) = value::useless_capability(text)
+        {
+            let refusal = Refusal::Capability { value: text.to_string(), why };
+            return Err(self.refused(refusal, element.span()));
+        }
+        let capability = match self.chosen(field.key, element)? {
+            "net_bind_service" => Capability::NetBindService,
+            "sys_chroot" => Capability::SysChroot,
+            other => unhandled(other),
+        };
+        Ok(self.places.place(capability, element.span()))
     }
 }
 

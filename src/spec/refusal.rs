@@ -52,6 +52,16 @@ pub enum SpecError {
         /// Why.
         source: Unfit,
     },
+    /// A system call filter that the spec names is not there or not fit.
+    #[error("cannot use the seccomp profile {} ({at})", printable(path.as_os_str()))]
+    Profile {
+        /// The file.
+        path: PathBuf,
+        /// Where it is named.
+        at: Position,
+        /// What is wrong with it.
+        source: ProfileFault,
+    },
     /// An included spec has an error of its own.
     #[error("cannot include {} at {at}", quoted(name))]
     Include {
@@ -68,6 +78,23 @@ pub enum SpecError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there is none as {}", list(.0))]
 pub struct LookedFor(pub Vec<String>);
+
+/// Why a named profile cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ProfileFault {
+    /// There is none.
+    #[error("there is no such file")]
+    Missing,
+    /// It cannot be opened or read.
+    #[error(transparent)]
+    Open(std::io::Error),
+    /// It is not fit to be used.
+    #[error(transparent)]
+    Unfit(Unfit),
+    /// It is no text.
+    #[error("the file is not UTF-8")]
+    NotUtf8,
+}
 
 /// Why a file is no spec, whatever its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -176,6 +203,19 @@ pub enum Refusal {
         /// What it needs.
         other: &'static str,
     },
+    /// A capability that is none, or means nothing in a jail.
+    #[error("`keep` cannot be {}: {why}", quoted(value))]
+    Capability {
+        /// As it is written.
+        value: String,
+        /// Why not.
+        why: &'static str,
+    },
+    /// `net_bind_service` with the host's network.
+    #[error(
+        "\"net_bind_service\" cannot be kept with the host's network, whose ports are not the jail's to give"
+    )]
+    PortsOfHost,
     /// Two things at one path.
     #[error("{} is taken already, at {first}", quoted(target))]
     Taken {
@@ -238,6 +278,11 @@ impl StageError for SpecError {
             )],
             SpecError::Open { .. } => Vec::new(),
             SpecError::Unfit { path, source } => source.hints(path),
+            SpecError::Profile { path, source: ProfileFault::Unfit(unfit), .. } => unfit.hints(path),
+            SpecError::Profile { source: ProfileFault::Missing, .. } => {
+                vec!["a path in a spec is relative to the spec".into()]
+            }
+            SpecError::Profile { .. } => Vec::new(),
             SpecError::Include { source, .. } => source.hints(),
         }
     }
@@ -280,6 +325,13 @@ impl Refusal {
                 "write \"./{}.toml\" if the file is meant, else rename the file",
                 printable(OsStr::new(name))
             )],
+            Refusal::Capability { .. } => {
+                vec![format!("a jail can keep {}", list(keys::CAPABILITIES))]
+            }
+            Refusal::PortsOfHost => vec![
+                "let the command listen on a port above 1023, and the host forward to it".into(),
+                "or lower the host's `sysctl net.ipv4.ip_unprivileged_port_start`".into(),
+            ],
             Refusal::NotUtf8 => vec!["save it as UTF-8, which TOML asks for".into()],
             _ => Vec::new(),
         }

@@ -80,6 +80,9 @@ fn kind(kind: Kind) -> Value {
         Kind::Number => json!({ "type": "number", "minimum": 0.01 }),
         Kind::Count(most) => json!({ "type": "integer", "minimum": 1, "maximum": most }),
         Kind::Choice(words) => json!({ "enum": words }),
+        Kind::ChoiceOrFile(words) => {
+            json!({ "anyOf": [{ "enum": words }, { "type": "string", "pattern": "/|\\.json$" }] })
+        }
         Kind::Choices(words) => json!({ "type": "array", "items": { "enum": words } }),
         Kind::Texts => json!({ "type": "array", "items": { "type": "string" } }),
         Kind::Files => {

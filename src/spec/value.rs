@@ -96,6 +96,25 @@ pub enum ValueError {
     NoDirectory,
 }
 
+/// Why a capability is not worth keeping; `None` for those that are, and for what is none.
+pub(super) fn useless_capability(text: &str) -> Option<&'static str> {
+    const ONE_ID: &str = "one id is mapped in a jail, so there is no other to act on or to become";
+    const OF_THE_HOST: &str = "the kernel asks for it in the host's namespace, so it would do nothing here";
+    const TOO_MUCH: &str = "it opens parts of the kernel that are made for root, which have given root often";
+    Some(match text.to_ascii_lowercase().trim_start_matches("cap_") {
+        "chown" | "dac_override" | "dac_read_search" | "fowner" | "fsetid" | "kill" | "setuid" | "setgid"
+        | "setfcap" | "ipc_owner" => ONE_ID,
+        "sys_module" | "sys_rawio" | "sys_pacct" | "sys_nice" | "sys_time" | "sys_tty_config" | "mknod"
+        | "lease" | "audit_write" | "audit_control" | "audit_read" | "mac_override" | "mac_admin"
+        | "syslog" | "wake_alarm" | "block_suspend" | "linux_immutable" | "ipc_lock" | "sys_boot" => {
+            OF_THE_HOST
+        }
+        "sys_admin" | "net_admin" | "net_raw" | "net_broadcast" | "bpf" | "perfmon" | "sys_ptrace"
+        | "sys_resource" | "setpcap" | "checkpoint_restore" => TOO_MUCH,
+        _ => return None,
+    })
+}
+
 const MAX_DAYS: u64 = 10_000;
 const MAX_CPUS: f64 = 65_536.0;
 /// The kernel's loff_t; rlimits take one bit more, but all ones there mean "no limit".

@@ -182,6 +182,13 @@ pub fn drop_from_bounding_set(capability: u8) -> Result<(), Errno> {
     Errno::result(result).map(drop)
 }
 
+/// Whether the kernel has given this program more than its caller has: by a setuid or setgid bit, or by
+/// capabilities of the file (getauxval(3), AT_SECURE).
+pub fn is_privileged_by_file() -> bool {
+    // SAFETY: it looks a number up.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
 /// Standard input, output and error, without the buffers that the standard library puts around them.
 pub fn standard_streams() -> [BorrowedFd<'static>; 3] {
     // SAFETY: the Rust runtime opens what the caller left closed, and nothing here closes them.
@@ -200,21 +207,55 @@ pub fn adopt_descriptor(number: RawFd) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Empties the effective, permitted and inheritable capability sets in one capset(2).
+/// Makes `set`, as bits, the effective, permitted and inheritable capability set in one capset(2).
 ///
 /// # Errors
 /// As capset(2).
-pub fn drop_capability_sets() -> Result<(), Errno> {
-    const VERSION_3: u32 = 0x2008_0522;
-    #[repr(C)]
-    struct Header {
-        version: u32,
-        pid: libc::c_int,
+pub fn set_capability_sets(set: u64) -> Result<(), Errno> {
+    let word = |shift: u32| [(set >> shift) as u32; 3];
+    capset(&[word(0), word(32)])
+}
+
+/// Makes `set`, as bits, the inheritable set of a process that has every capability of its user namespace.
+///
+/// # Errors
+/// As capset(2).
+pub fn set_inheritable_capabilities(set: u64) -> Result<(), Errno> {
+    let header = CapabilityHeader { version: CAPABILITY_VERSION_3, pid: 0 };
+    let mut sets = [[0_u32; 3]; 2];
+    // SAFETY: version 3 writes two triples of 32-bit words.
+    let result = unsafe { libc::syscall(libc::SYS_capget, &raw const header, sets.as_mut_ptr()) };
+    Errno::result(result)?;
+    for (triple, shift) in sets.iter_mut().zip([0, 32]) {
+        triple[2] = (set >> shift) as u32;
     }
-    let header = Header { version: VERSION_3, pid: 0 };
-    let sets = [[0_u32; 3]; 2];
+    capset(&sets)
+}
+
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: libc::c_int,
+}
+
+/// Effective, permitted and inheritable words: the lower 32 capabilities, then the upper.
+fn capset(sets: &[[u32; 3]; 2]) -> Result<(), Errno> {
+    let header = CapabilityHeader { version: CAPABILITY_VERSION_3, pid: 0 };
     // SAFETY: version 3 reads a header and two triples of 32-bit words.
     let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr()) };
+    Errno::result(result).map(drop)
+}
+
+/// Raises one capability, by its number, in the ambient set.
+///
+/// # Errors
+/// As prctl(2) PR_CAP_AMBIENT_RAISE: EPERM unless it is permitted and inheritable.
+pub fn raise_ambient(capability: u8) -> Result<(), Errno> {
+    let (raise, capability) = (libc::PR_CAP_AMBIENT_RAISE, libc::c_ulong::from(capability));
+    // SAFETY: PR_CAP_AMBIENT takes numbers.
+    let result = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, raise, capability, 0, 0) };
     Errno::result(result).map(drop)
 }
 

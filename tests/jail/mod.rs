@@ -16,6 +16,7 @@ pub use need::*;
 
 pub mod checks;
 pub mod probe;
+pub mod terminal;
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -458,6 +459,12 @@ impl Running {
     #[track_caller]
     pub fn until(&mut self, what: &str, mut done: impl FnMut() -> bool) {
         until(what, || done() || !matches!(self.child.try_wait(), Ok(None)));
+    }
+
+    /// Writes a little to its standard input, which stays open.
+    pub fn say_more(&mut self, bytes: &[u8]) {
+        let stdin = self.child.stdin.as_mut().expect("stdin is a pipe");
+        stdin.write_all(bytes).and_then(|()| stdin.flush()).expect("write to a command");
     }
 
     /// Sends it a signal.

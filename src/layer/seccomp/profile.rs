@@ -7,7 +7,7 @@ use libc::c_long;
 
 use super::program::{TABLE_LEN, Table, UNKNOWN};
 use super::rule::Rule;
-use crate::spec::SeccompProfile;
+use crate::spec::{Capability, SeccompProfile};
 
 mod allowed;
 mod checked;
@@ -16,13 +16,15 @@ mod refused;
 /// Calls with one reason and one rule.
 pub(super) struct Group {
     calls: &'static [c_long],
-    rule: Rule,
+    rule: Rule<'static>,
 }
 
 /// The groups of a profile.
 pub(super) fn groups(profile: &SeccompProfile) -> impl Iterator<Item = &'static Group> + use<> {
     let (allowed, checked, refused) = match profile {
-        SeccompProfile::Default => (allowed::DEFAULT, checked::DEFAULT, refused::DEFAULT),
+        SeccompProfile::Default | SeccompProfile::File(_) => {
+            (allowed::DEFAULT, checked::DEFAULT, refused::DEFAULT)
+        }
         SeccompProfile::Strict => (allowed::STRICT, checked::STRICT, refused::STRICT),
     };
     [allowed::EVERYWHERE, allowed, checked::EVERYWHERE, checked, refused::EVERYWHERE, refused]
@@ -30,13 +32,16 @@ pub(super) fn groups(profile: &SeccompProfile) -> impl Iterator<Item = &'static 
         .flatten()
 }
 
-/// The rule of every call number.
-pub(super) fn table(profile: &SeccompProfile) -> Table {
-    let mut table: Table = [&UNKNOWN; TABLE_LEN];
+/// The rule of every call number, for a command that keeps these capabilities.
+pub(super) fn table(profile: &SeccompProfile, keep: &[Capability]) -> Table<'static> {
+    let mut table: Table<'static> = [&UNKNOWN; TABLE_LEN];
     for group in groups(profile) {
         for call in group.calls {
             table[*call as usize] = &group.rule;
         }
+    }
+    if keep.contains(&Capability::SysChroot) {
+        table[libc::SYS_chroot as usize] = &Rule::ALLOW;
     }
     table
 }
@@ -74,8 +79,8 @@ mod tests {
 
     #[test]
     fn strict_allows_nothing_that_default_does_not() {
-        let default = table(&SeccompProfile::Default);
-        let strict = table(&SeccompProfile::Strict);
+        let default = table(&SeccompProfile::Default, &[]);
+        let strict = table(&SeccompProfile::Strict, &[]);
         for (number, (default, strict)) in default.iter().zip(strict).enumerate() {
             assert!(default.may_allow() || !strict.may_allow(), "call {number}");
         }

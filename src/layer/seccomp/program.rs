@@ -16,13 +16,16 @@ use super::rule::{Condition, Relation, Rule, Verdict};
 pub(super) const TABLE_LEN: usize = 512;
 
 /// One rule per call number. Numbers above are [`UNKNOWN`].
-pub(super) type Table = [&'static Rule; TABLE_LEN];
+pub(super) type Table<'r> = [&'r Rule<'r>; TABLE_LEN];
 
 /// What happens to calls that no profile names: as on a kernel that does not have them.
-pub(super) static UNKNOWN: Rule = Rule::refuse(libc::ENOSYS);
+pub(super) static UNKNOWN: Rule<'static> = Rule::refuse(libc::ENOSYS);
 
 /// What happens to x32 calls: they are the same calls by other numbers, which no rule would see.
-static OTHER_ABI: Rule = Rule::Always(Verdict::KillProcess);
+static OTHER_ABI: Rule<'static> = Rule::Always(Verdict::KillProcess);
+
+/// Instructions that the kernel takes (BPF_MAXINSNS in linux/bpf_common.h).
+pub(super) const LONGEST: usize = 4096;
 
 /// Set in every x32 call number (__X32_SYSCALL_BIT in asm/unistd.h).
 pub(super) const X32_BIT: u32 = 0x4000_0000;
@@ -48,6 +51,7 @@ const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
 const JUMP: u32 = libc::BPF_JMP | libc::BPF_JA;
 const JUMP_IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
 const JUMP_IF_NOT_LESS: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
+const JUMP_IF_GREATER: u32 = libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K;
 const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
 
 /// A target nearer than this can still be reached after the other target of the same jump was moved.
@@ -55,16 +59,16 @@ const REACH: usize = 250;
 
 /// A stretch of call numbers with one rule, up to the next one's `first`.
 #[derive(Clone, Copy)]
-pub(super) struct Range {
+pub(super) struct Range<'r> {
     pub first: u32,
-    pub rule: &'static Rule,
+    pub rule: &'r Rule<'r>,
 }
 
 /// The table as ranges from 0 to `u32::MAX`, neighbours differing.
-pub(super) fn ranges(table: &Table) -> Vec<Range> {
+pub(super) fn ranges<'r>(table: &Table<'r>) -> Vec<Range<'r>> {
     let beyond = [(TABLE_LEN as u32, &UNKNOWN), (X32_BIT, &OTHER_ABI), (SKIPPED_CALL, &UNKNOWN)];
     let numbered = (0u32..).zip(table.iter().copied()).chain(beyond);
-    let mut ranges: Vec<Range> = Vec::with_capacity(256);
+    let mut ranges: Vec<Range<'r>> = Vec::with_capacity(256);
     for (first, rule) in numbered {
         if ranges.last().is_none_or(|last| !std::ptr::eq(last.rule, rule) && last.rule != rule) {
             ranges.push(Range { first, rule });
@@ -73,8 +77,9 @@ pub(super) fn ranges(table: &Table) -> Vec<Range> {
     ranges
 }
 
-/// The program that judges every call by `table`; shorter than the kernel's limit of 4096.
-pub(super) fn compile(table: &Table) -> Vec<sock_filter> {
+/// The program that judges every call by `table`. Of jailmk's own tables it is shorter than
+/// [`LONGEST`].
+pub(super) fn compile(table: &Table<'_>) -> Vec<sock_filter> {
     let mut program =
         Assembler { reversed: Vec::with_capacity(512), returns: Vec::new(), blocks: Vec::new() };
     let root = program.tree(&ranges(table));
@@ -97,16 +102,16 @@ enum Target {
     At(Label),
 }
 
-struct Assembler {
+struct Assembler<'r> {
     /// The program, last instruction first.
     reversed: Vec<sock_filter>,
     /// The newest return of each verdict.
     returns: Vec<(Verdict, Label)>,
     /// The blocks written.
-    blocks: Vec<(&'static Rule, Label)>,
+    blocks: Vec<(&'r Rule<'r>, Label)>,
 }
 
-impl Assembler {
+impl<'r> Assembler<'r> {
     fn push(&mut self, code: u32, k: u32) -> Label {
         self.push_jump(code, k, 0, 0)
     }
@@ -164,7 +169,7 @@ impl Assembler {
     }
 
     /// A search for the number in A among `ranges`, which must not be empty.
-    fn tree(&mut self, ranges: &[Range]) -> Target {
+    fn tree(&mut self, ranges: &[Range<'r>]) -> Target {
         if let [range] = ranges {
             return self.rule(range.rule);
         }
@@ -175,7 +180,7 @@ impl Assembler {
         Target::At(self.branch(JUMP_IF_NOT_LESS, border, above, below))
     }
 
-    fn rule(&mut self, rule: &'static Rule) -> Target {
+    fn rule(&mut self, rule: &'r Rule<'r>) -> Target {
         match rule {
             Rule::Always(verdict) => Target::Verdict(*verdict),
             Rule::Checked { checks, otherwise } => {
@@ -199,10 +204,12 @@ impl Assembler {
     }
 
     /// A comparison that goes to `holds` or to `fails`.
-    fn condition(&mut self, condition: &Condition, holds: Target, fails: Target) -> Target {
+    fn condition(&mut self, condition: &Condition<'_>, holds: Target, fails: Target) -> Target {
         let (among, outside) = match condition.relation {
             Relation::Among => (holds, fails),
             Relation::Outside => (fails, holds),
+            Relation::AtLeast => return self.comparison(condition, holds, fails),
+            Relation::Below => return self.comparison(condition, fails, holds),
         };
         let low_mask = condition.mask as u32;
         let high_mask = (condition.mask >> 32) as u32;
@@ -224,6 +231,19 @@ impl Assembler {
         next
     }
 
+    /// Whether the argument is at least the condition's first value: by the upper halves, and where they are
+    /// the same, by the lower.
+    fn comparison(&mut self, condition: &Condition<'_>, at_least: Target, below: Target) -> Target {
+        let value = condition.values.first().copied().unwrap_or(0);
+        let offset = ARGUMENTS_OFFSET + 8 * condition.argument;
+        let low = Target::At(self.branch(JUMP_IF_NOT_LESS, value as u32, at_least, below));
+        let low = self.load(offset, condition.mask as u32, low);
+        let upper = (value >> 32) as u32;
+        let not_greater = Target::At(self.branch(JUMP_IF_EQUAL, upper, low, below));
+        let high = Target::At(self.branch(JUMP_IF_GREATER, upper, at_least, not_greater));
+        self.load(offset + 4, (condition.mask >> 32) as u32, high)
+    }
+
     fn load(&mut self, offset: u32, mask: u32, next: Target) -> Target {
         self.fall_into(next);
         if mask != u32::MAX {
@@ -238,6 +258,7 @@ fn return_value(verdict: Verdict) -> u32 {
     match verdict {
         Verdict::Allow => libc::SECCOMP_RET_ALLOW,
         Verdict::Errno(errno) => libc::SECCOMP_RET_ERRNO | (errno as u32 & libc::SECCOMP_RET_DATA),
+        Verdict::Trap => libc::SECCOMP_RET_TRAP,
         Verdict::KillProcess => libc::SECCOMP_RET_KILL_PROCESS,
     }
 }

@@ -12,10 +12,15 @@ const PROFILES: [SeccompProfile; 2] = [SeccompProfile::Default, SeccompProfile::
 /// `AUDIT_ARCH_I386`.
 const I386: u32 = 0x4000_0003;
 
-type Arguments = [u64; 6];
+pub(super) type Arguments = [u64; 6];
 
 /// What the kernel would do with `program`; panics on what its verifier would refuse.
-fn run(program: &[libc::sock_filter], architecture: u32, number: u32, arguments: &Arguments) -> Verdict {
+pub(super) fn run(
+    program: &[libc::sock_filter],
+    architecture: u32,
+    number: u32,
+    arguments: &Arguments,
+) -> Verdict {
     let mut data = [0u8; 64];
     data[..4].copy_from_slice(&number.to_le_bytes());
     data[4..8].copy_from_slice(&architecture.to_le_bytes());
@@ -32,11 +37,13 @@ fn run(program: &[libc::sock_filter], architecture: u32, number: u32, arguments:
             0x54 => a &= k,
             0x05 => at += k as usize,
             0x15 => at += either(a == k),
+            0x25 => at += either(a > k),
             0x35 => at += either(a >= k),
             0x06 => {
                 return match k & 0xffff_0000 {
                     0x7fff_0000 => Verdict::Allow,
                     0x0005_0000 => Verdict::Errno((k & 0xffff) as i32),
+                    0x0003_0000 => Verdict::Trap,
                     0x8000_0000 => Verdict::KillProcess,
                     other => panic!("return {other:#x}"),
                 };
@@ -46,13 +53,18 @@ fn run(program: &[libc::sock_filter], architecture: u32, number: u32, arguments:
     }
 }
 
-fn holds(condition: &Condition, arguments: &Arguments) -> bool {
+fn holds(condition: &Condition<'_>, arguments: &Arguments) -> bool {
     let value = arguments[condition.argument as usize] & condition.mask;
-    condition.values.contains(&value) == (condition.relation == Relation::Among)
+    match condition.relation {
+        Relation::Among => condition.values.contains(&value),
+        Relation::Outside => !condition.values.contains(&value),
+        Relation::AtLeast => value >= condition.values[0],
+        Relation::Below => value < condition.values[0],
+    }
 }
 
 /// What a rule says, read naively.
-fn expected(rule: &Rule, arguments: &Arguments) -> Verdict {
+fn expected(rule: &Rule<'_>, arguments: &Arguments) -> Verdict {
     match rule {
         Rule::Always(verdict) => *verdict,
         Rule::Checked { checks, otherwise } => checks
@@ -63,7 +75,7 @@ fn expected(rule: &Rule, arguments: &Arguments) -> Verdict {
 }
 
 /// Arguments near everything that the rule compares with, and some from nowhere.
-fn probes(rule: &Rule) -> Vec<Arguments> {
+fn probes(rule: &Rule<'_>) -> Vec<Arguments> {
     let Rule::Checked { checks, .. } = rule else {
         return vec![[0; 6], [u64::MAX; 6]];
     };
@@ -100,7 +112,7 @@ fn probes(rule: &Rule) -> Vec<Arguments> {
         .collect()
 }
 
-fn compare(table: &Table) {
+fn compare(table: &Table<'_>) {
     let program = program::compile(table);
     assert!(program.len() <= 4096);
     for number in 0..1024u32 {
@@ -119,6 +131,10 @@ fn compare(table: &Table) {
     }
 }
 
+fn arm(profile: SeccompProfile) -> Armed {
+    Policy { profile, keep: Vec::new() }.arm().expect("it is built in")
+}
+
 /// The verdict of both profiles, which must be the same.
 fn verdict(call: c_long, arguments: &[u64]) -> Verdict {
     let [default, strict] = PROFILES.map(|profile| verdict_in(profile, call, arguments));
@@ -129,7 +145,7 @@ fn verdict(call: c_long, arguments: &[u64]) -> Verdict {
 fn verdict_in(profile: SeccompProfile, call: c_long, arguments: &[u64]) -> Verdict {
     let mut all = [0; 6];
     all[..arguments.len()].copy_from_slice(arguments);
-    run(&Policy { profile }.arm().program, ARCHITECTURE, call as u32, &all)
+    run(&arm(profile).program, ARCHITECTURE, call as u32, &all)
 }
 
 const ALLOWED: Verdict = Verdict::Allow;
@@ -141,13 +157,13 @@ const UPPER_HALF: u64 = 0xdead_beef_0000_0000;
 #[test]
 fn the_program_of_each_profile_decides_as_its_table() {
     for profile in PROFILES {
-        compare(&profile::table(&profile));
+        compare(&profile::table(&profile, &[]));
     }
 }
 
 #[test]
 fn targets_beyond_a_short_jump_are_reached() {
-    static FAR: [Rule; 2] = [
+    static FAR: [Rule<'static>; 2] = [
         Rule::Checked {
             checks: &[
                 refuse(
@@ -167,25 +183,25 @@ fn targets_beyond_a_short_jump_are_reached() {
         Rule::ALLOW,
     ];
     // Alternating rules make as many ranges as there are numbers, so both blocks lie far from the root.
-    let alternating: Table = std::array::from_fn(|number| match number % 5 {
+    let alternating: Table<'_> = std::array::from_fn(|number| match number % 5 {
         0 => &FAR[0],
         1 | 3 => &FAR[1],
         2 => &UNKNOWN,
-        _ => profile::table(&SeccompProfile::Default)[libc::SYS_socket as usize],
+        _ => profile::table(&SeccompProfile::Default, &[])[libc::SYS_socket as usize],
     });
     compare(&alternating);
 }
 
 #[test]
 fn a_table_with_one_rule_needs_no_search() {
-    static ALLOW: Rule = Rule::ALLOW;
+    static ALLOW: Rule<'static> = Rule::ALLOW;
     compare(&[&ALLOW; TABLE_LEN]);
     compare(&[&UNKNOWN; TABLE_LEN]);
 }
 
 #[test]
 fn a_check_without_conditions_always_decides() {
-    static ALWAYS: Rule = Rule::Checked {
+    static ALWAYS: Rule<'static> = Rule::Checked {
         checks: &[Check { when: &[], verdict: Verdict::Errno(libc::EIO) }],
         otherwise: Verdict::Allow,
     };
@@ -333,6 +349,20 @@ fn no_call_sets_a_setuid_or_setgid_bit() {
 }
 
 #[test]
+fn the_limit_of_core_files_stays_and_nobody_is_told() {
+    let (core, other) = (libc::RLIMIT_CORE as u64, libc::RLIMIT_NOFILE as u64);
+    let done = Verdict::Errno(0);
+    for new in [1, 1 << 40, u64::MAX] {
+        assert_eq!(verdict(libc::SYS_prlimit64, &[0, core, new, 0]), done);
+        assert_eq!(verdict(libc::SYS_prlimit64, &[0, core | UPPER_HALF, new, 0]), done);
+        assert_eq!(verdict(libc::SYS_prlimit64, &[0, other, new, 0]), ALLOWED);
+    }
+    assert_eq!(verdict(libc::SYS_prlimit64, &[0, core, 0, 1]), ALLOWED);
+    assert_eq!(verdict(number::SETRLIMIT, &[core, 1]), done);
+    assert_eq!(verdict(number::SETRLIMIT, &[other, 1]), ALLOWED);
+}
+
+#[test]
 fn devices_cannot_be_made() {
     for kind in [libc::S_IFCHR, libc::S_IFBLK, libc::S_IFDIR, libc::S_IFLNK] {
         assert_eq!(verdict(libc::SYS_mknodat, &[3, 0, u64::from(kind | 0o600)]), EPERM);
@@ -433,7 +463,7 @@ fn what_pid_1_does_under_the_filter_is_allowed() {
 
 #[test]
 fn the_plan_says_which_profile_and_how_large() {
-    let armed = Policy { profile: SeccompProfile::Strict }.arm();
+    let armed = arm(SeccompProfile::Strict);
     let words = armed.to_string();
     assert!(words.starts_with("seccomp: strict profile, "), "{words}");
     assert!(

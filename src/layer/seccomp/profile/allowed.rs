@@ -87,7 +87,7 @@ pub(super) const EVERYWHERE: &[Group] = &[
         SYS_sched_setparam, SYS_sched_getscheduler, SYS_sched_setscheduler, SYS_sched_getattr,
         SYS_sched_setattr, SYS_sched_get_priority_max, SYS_sched_get_priority_min,
         SYS_sched_rr_get_interval, SYS_getpriority, SYS_setpriority, SYS_ioprio_get, SYS_ioprio_set,
-        SYS_prlimit64, number::GETRLIMIT, number::SETRLIMIT, SYS_getrusage, SYS_getcpu,
+        number::GETRLIMIT, SYS_getrusage, SYS_getcpu,
     ]),
     // System V and POSIX inter-process communication, within the jail's own IPC namespace. `shmat` and
     // `mq_open` read their flags.

@@ -32,8 +32,11 @@ const SOCKET_TYPE: u64 = 0xf;
 #[allow(clippy::unnecessary_cast, reason = "an ioctl request is an int with musl")]
 const TERMINAL_TAKEOVERS: &[u64] = &[TIOCSTI as u64, TIOCLINUX as u64, TIOCCONS as u64, TIOCSETD as u64];
 
+/// No error: the call returns 0 and does nothing.
+const DONE: i32 = 0;
+
 /// Refuses a mode with setuid or setgid in it.
-const fn no_set_id_bits(checks: &'static [Check], calls: &'static [c_long]) -> Group {
+const fn no_set_id_bits(checks: &'static [Check<'static>], calls: &'static [c_long]) -> Group {
     Group { calls, rule: Rule::allow_unless(checks) }
 }
 
@@ -123,6 +126,20 @@ pub(super) const EVERYWHERE: &[Group] = &[
     Group {
         calls: &[SYS_ioctl],
         rule: Rule::allow_unless(&[refuse(EPERM, &[Condition::is(1, TERMINAL_TAKEOVERS)])]),
+    },
+    // The limit of core files stays: it is the one with which a crash starts no helper of the host, and with a
+    // lower one it would. Programs lower it to write no core file, which holds already: they are told that it is
+    // done. A null pointer asks.
+    Group {
+        calls: &[SYS_prlimit64],
+        rule: Rule::allow_unless(&[refuse(
+            DONE,
+            &[Condition::is(1, &[RLIMIT_CORE as u64]), Condition::bits_are_not(2, u64::MAX, &[0])],
+        )]),
+    },
+    Group {
+        calls: &[number::SETRLIMIT],
+        rule: Rule::allow_unless(&[refuse(DONE, &[Condition::is(0, &[RLIMIT_CORE as u64])])]),
     },
     // No setuid and no setgid bit may come to be on any file: one in a directory shared with the host
     // would be a way out for whoever runs it there. (mkdir drops these bits by itself.)

@@ -1,0 +1,215 @@
+//! `jailmk check SPEC`: what a spec leaves open, and whether it can be entered here.
+
+mod jail;
+
+use std::fs;
+use std::os::unix::net::UnixListener;
+
+use jail::{Jail, has_landlock, need_landlock};
+use serde_json::Value;
+
+/// The answer of `check --json`, whatever its exit status.
+fn weighed(jail: &Jail) -> Value {
+    let ran = jail.jailmk("check", &["--json"]);
+    serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran}"))
+}
+
+fn row<'a>(weighed: &'a Value, name: &str) -> &'a Value {
+    let rows = weighed["rows"].as_array().expect("rows");
+    rows.iter().find(|row| row["name"] == name).unwrap_or_else(|| panic!("no row {name} in {weighed:#}"))
+}
+
+fn exposure(weighed: &Value, name: &str) -> f64 {
+    row(weighed, name)["exposure"].as_f64().expect("a number")
+}
+
+fn total(weighed: &Value) -> f64 {
+    weighed["exposure"].as_f64().expect("a number")
+}
+
+fn found<'a>(weighed: &'a Value, name: &str) -> &'a str {
+    row(weighed, name)["found"].as_str().expect("a text")
+}
+
+#[test]
+fn a_spec_without_options_leaves_next_to_nothing_open() {
+    if !need_landlock(6) {
+        return;
+    }
+    let weighed = weighed(&Jail::small());
+    assert_eq!(weighed["enforceable"], true, "{weighed:#}");
+    for row in weighed["rows"].as_array().expect("rows") {
+        let most = match row["name"].as_str().expect("a name") {
+            // Each has its advice; `limits` also says whether this host has a cgroup.
+            "user" => 0.1,
+            "system calls" => 0.2,
+            "limits" => 1.3,
+            _ => 0.0,
+        };
+        assert!(row["exposure"].as_f64().expect("a number") <= most, "{row}");
+        assert_ne!(row["found"], "not used");
+    }
+    assert!(total(&weighed) <= 1.6, "{weighed:#}");
+    assert!(["SAFE", "OK"].contains(&weighed["word"].as_str().expect("a word")));
+}
+
+#[test]
+fn every_step_of_the_plan_that_is_a_layer_has_a_row() {
+    let jail = Jail::small();
+    let plan = jail.jailmk("enter", &["--plan"]).succeeded().stdout;
+    let weighed = weighed(&jail);
+    for (words, name) in [
+        ("namespaces", "namespaces"),
+        ("map uid", "user"),
+        ("die with the supervisor", "supervision"),
+        ("cgroup namespace", "cgroup namespace"),
+        ("session keyring", "keyring"),
+        ("all mounts private", "mount propagation"),
+        (" on / (ro", "root"),
+        ("new proc", "/proc"),
+        ("mask kernel entries", "/proc masks"),
+        ("on /dev", "/dev"),
+        ("forbid nested namespaces", "nested namespaces"),
+        ("pivot the root", "pivot_root"),
+        ("limit each process", "process limits"),
+        ("no_new_privs", "no_new_privs"),
+        ("empty all capability sets", "capabilities"),
+        ("close all descriptors", "descriptors"),
+        ("seccomp", "system calls"),
+    ] {
+        assert!(plan.contains(words), "{words}: {plan}");
+        assert_ne!(found(&weighed, name), "not used");
+    }
+    assert_eq!(found(&weighed, "Landlock") != "not used", plan.contains("Landlock"));
+}
+
+#[test]
+fn each_thing_that_is_opened_raises_the_total_by_its_row() {
+    let landlock = if has_landlock() { "required" } else { "best-effort" };
+    let base = weighed(&Jail::tools(format!("[hardening]\nlandlock = \"{landlock}\"\n")));
+    let cases = [
+        ("network", "[network]\nmode = \"loopback\"\n", ""),
+        ("network", "[network]\nmode = \"host\"\n", ""),
+        ("system calls", "", "seccomp = \"strict\"\n"),
+        ("capabilities", "", "keep = [\"sys_chroot\"]\n"),
+        ("may be missing", "", "degrade = [\"cgroup\"]\n"),
+        ("environment", "[process]\npass_env = [\"FOO\"]\n", ""),
+        ("environment", "[process]\npass_env = [\"GITHUB_TOKEN\"]\n", ""),
+        ("environment", "[process]\nenv = { API_KEY = \"x\" }\n", ""),
+        ("/tmp/a", "[[mount]]\nfrom = \"PLACE/here\"\nto = \"/tmp/a\"\n", ""),
+        ("/workspace", "[workspace]\nmode = \"direct\"\npath = \"PLACE/here\"\n", ""),
+    ];
+    for (name, sections, lines) in cases {
+        let text = format!("{sections}[hardening]\nlandlock = \"{landlock}\"\n{lines}");
+        let weighed = weighed(&Jail::tools(&text));
+        let before = base["rows"]
+            .as_array()
+            .expect("rows")
+            .iter()
+            .find(|row| row["name"] == name)
+            .map_or(0.0, |row| row["exposure"].as_f64().expect("a number"));
+        let raised = exposure(&weighed, name) - before;
+        let expected = (total(&weighed) - total(&base) - raised).abs();
+        // Loopback is as open as none where the kernel cannot deny TCP.
+        let same = !has_landlock() && sections.contains("loopback");
+        assert!(same || raised != 0.0, "{text}: {weighed:#}");
+        assert_eq!(raised < 0.0, lines.contains("strict"), "{text}");
+        assert!(expected < 1e-6, "{text}: {weighed:#}");
+    }
+}
+
+#[test]
+fn landlock_switched_off_is_a_layer_that_is_not_used() {
+    let weighed = weighed(&Jail::tools("[hardening]\nlandlock = \"off\"\n"));
+    assert_eq!(found(&weighed, "Landlock"), "not used");
+    assert_eq!(exposure(&weighed, "Landlock"), 2.0);
+}
+
+#[test]
+fn secrets_and_sockets_in_mounts_are_named() {
+    let whole = Jail::tools("[[mount]]\nfrom = \"PLACE/home\"\nto = \"/tmp/home\"\n");
+    whole.place.file("home/.ssh/id_ed25519", "x");
+    whole.place.file("home/.aws/credentials", "x");
+    let weighed = weighed(&whole);
+    let text = found(&weighed, "/tmp/home");
+    for words in ["very wide", "holds ~/.ssh", "holds ~/.aws"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    assert!(exposure(&weighed, "/tmp/home") >= 4.0);
+    assert!(["MEDIUM", "EXPOSED"].contains(&weighed["word"].as_str().expect("a word")), "{weighed:#}");
+
+    // By another name, and only a part of it.
+    let part = Jail::tools("[[mount]]\nfrom = \"PLACE/link\"\nto = \"/tmp/part\"\n");
+    part.place.file("home/.ssh/keys/one", "x");
+    std::os::unix::fs::symlink("home/.ssh/keys", part.place.join("link")).expect("make a link");
+    let weighed_part = self::weighed(&part);
+    assert!(found(&weighed_part, "/tmp/part").contains("is ~/.ssh"), "{weighed_part:#}");
+
+    let agent = Jail::tools("[[mount]]\nfrom = \"PLACE/agent\"\nto = \"/tmp/agent\"\n");
+    let socket = agent.place.join("agent");
+    let _listener = UnixListener::bind(&socket).expect("listen");
+    let unknown = self::weighed(&agent);
+    assert!(found(&unknown, "/tmp/agent").contains("a socket"), "{unknown:#}");
+    let agent = agent.variable("SSH_AUTH_SOCK", socket.to_str().expect("UTF-8"));
+    let named = self::weighed(&agent);
+    assert!(found(&named, "/tmp/agent").contains("is $SSH_AUTH_SOCK: keys"), "{named:#}");
+    assert!(exposure(&named, "/tmp/agent") > exposure(&unknown, "/tmp/agent"));
+}
+
+#[test]
+fn writing_to_what_runs_outside_is_worse_than_reading_it() {
+    let mount = |mode: &str| {
+        let jail = Jail::tools(format!(
+            "[[mount]]\nfrom = \"PLACE/home/.local\"\nto = \"/tmp/a\"\nmode = \"{mode}\"\n"
+        ));
+        jail.place.directory("home/.local/bin");
+        exposure(&weighed(&jail), "/tmp/a")
+    };
+    assert_eq!(mount("read-only"), 0.1);
+    assert_eq!(mount("read-write"), 5.0);
+}
+
+#[test]
+fn the_threshold_decides_the_exit_status() {
+    let jail = Jail::tools("[network]\nmode = \"host\"\n");
+    let open = total(&weighed(&jail));
+    assert!((2.0..10.0).contains(&open), "{open}");
+    jail.jailmk("check", &[]).ended(0);
+    jail.jailmk("check", &["--threshold", "10"]).ended(0);
+    jail.jailmk("check", &["--threshold", &open.to_string()]).ended(0);
+    jail.jailmk("check", &["--threshold", &(open - 0.1).to_string()]).ended(1);
+    jail.jailmk("check", &["--threshold", "0"]).ended(1);
+    for wrong in ["11", "-1", "x", "NaN"] {
+        jail.jailmk("check", &[&format!("--threshold={wrong}")]).ended(2);
+    }
+}
+
+#[test]
+fn what_cannot_be_entered_here_is_said_with_the_reason() {
+    let jail = Jail::tools("[workspace]\npath = \"PLACE/missing\"\n");
+    let ran = jail.jailmk("check", &[]).ended(1);
+    assert!(ran.stdout.contains("cannot be entered on this host:\n  cannot open the workspace"), "{ran}");
+    let weighed = weighed(&jail);
+    assert_eq!((&weighed["enforceable"], &weighed["exposure"]), (&Value::Bool(false), &Value::Null));
+    jail.sh("true").ended(125);
+
+    let group = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    if !group.contains("memory") {
+        let limited = Jail::tools("[limits]\nmemory = \"64M\"\n");
+        let ran = limited.jailmk("check", &[]).ended(1);
+        assert!(ran.stdout.contains("cgroup v2"), "{ran}");
+        limited.sh("true").ended(125);
+    }
+    if !has_landlock() {
+        let ran = Jail::tools("[hardening]\nlandlock = \"required\"\n").jailmk("check", &[]).ended(1);
+        assert!(ran.stdout.contains("Landlock"), "{ran}");
+    }
+}
+
+#[test]
+fn check_makes_nothing() {
+    let jail = Jail::tools("[[mount]]\nfrom = \"PLACE/a\"\nto = \"/tmp/a\"\ncreate = true\n").fresh_state();
+    jail.jailmk("check", &[]).ended(0);
+    assert!(!jail.place.join("a").exists());
+    assert_eq!(fs::read_dir(jail.state_path()).map(Iterator::count).unwrap_or(0), 0);
+}
