@@ -71,7 +71,10 @@ impl<'a, S: ReadAt + ?Sized> Blocks<'a, S> {
         let at = match kept.iter().position(|(known, _)| *known == block) {
             Some(at) => at,
             None => {
-                let mut bytes = if kept.len() < KEPT { Vec::new() } else { kept.remove(0).1 };
+                let mut bytes = match kept.len() {
+                    0..KEPT => SPARE.with_borrow_mut(Vec::pop).unwrap_or_default(),
+                    _ => kept.remove(0).1,
+                };
                 bytes.resize(BLOCK, 0);
                 let read = self.source.read_at(&mut bytes, block * BLOCK as u64).map_err(Defect::Read)?;
                 bytes.truncate(read);
@@ -98,6 +101,21 @@ impl<'a, S: ReadAt + ?Sized> Blocks<'a, S> {
             length += read;
         }
         Ok(length)
+    }
+}
+
+thread_local! {
+    /// Blocks of files that were read before: taking and giving back the memory of each costs as much as
+    /// reading it.
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl<S: ReadAt + ?Sized> Drop for Blocks<'_, S> {
+    fn drop(&mut self) {
+        SPARE.with_borrow_mut(|spare| {
+            let room = KEPT.saturating_sub(spare.len());
+            spare.extend(self.kept.get_mut().drain(..).take(room).map(|(_, bytes)| bytes));
+        });
     }
 }
 

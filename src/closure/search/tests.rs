@@ -162,3 +162,27 @@ fn an_interpreter_counts_at_its_literal_path_only() {
     let error = Search::new(&root, None).resolve(Path::new("/bin/p"), &[]).unwrap_err();
     assert!(matches!(error, SearchError::Interpreter { .. }), "{error}");
 }
+
+#[test]
+fn a_configuration_that_includes_itself_ends() {
+    let tree = Tree::new("include");
+    tree.library("lib64/ld-linux-x86-64.so.2", library());
+    // Each of eight levels would read it a thousand times.
+    let text = format!("/o\n{}", "include ld.so.c*\n".repeat(1000));
+    tree.file("etc/ld.so.conf", text.as_bytes());
+    tree.library("o/liba.so", library()).library("bin/p", program(GLIBC).with(DT_NEEDED, "liba.so"));
+    assert_eq!(tree.answers("/bin/p"), ["/o/liba.so (ld.so.cache)"]);
+}
+
+#[test]
+fn a_file_of_two_dynamic_tables_one_of_them_empty_is_no_library_for_glibc() {
+    let tree = Tree::new("tables");
+    tree.library("lib64/ld-linux-x86-64.so.2", library());
+    tree.library("bin/p", program(GLIBC).with(DT_NEEDED, "liba.so").with(DT_RUNPATH, "/o"));
+    // PT_INTERP, which a library may have, becomes an empty PT_DYNAMIC.
+    let mut bytes = program(GLIBC).bytes();
+    bytes[64..68].copy_from_slice(&2u32.to_le_bytes());
+    bytes[64 + 32..64 + 40].fill(0);
+    tree.file("o/liba.so", &bytes);
+    assert_eq!(tree.answers("/bin/p"), [format!("/o/liba.so: {}", Defect::NoDynamic)]);
+}
