@@ -420,3 +420,43 @@ fn a_build_beside_gc_is_whole() {
     assert_eq!(one.prints("echo whole"), "whole\n");
     objects_are_whole(&one);
 }
+
+#[test]
+fn a_build_with_nothing_changed_looks_again_only_when_something_may_have() {
+    let jail = Jail::tools("files = [{ from = \"PLACE/data\", to = \"/srv/data\" }]\n").fresh_state();
+    let file = jail.place.file("data/a", "a");
+    let reused = || {
+        let ran = jail.jailmk("build", &["--json"]).succeeded();
+        serde_json::from_str::<Value>(&ran.stdout).unwrap()["reused"] == true
+    };
+    // What changed so lately may change again without a new time, and is not relied on.
+    thread::sleep(Duration::from_millis(2500));
+    assert!(!reused());
+    assert!(reused());
+    jail.place.file("data/b", "b");
+    assert!(!reused());
+    assert!(current(&jail).join("srv/data/b").exists());
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    assert!(!reused());
+    fs::write(&file, "A").unwrap();
+    assert!(!reused());
+    fs::remove_file(jail.place.join("data/b")).unwrap();
+    assert!(!reused());
+    assert!(reused());
+    // Where all that was looked at lies in directories which others leave alone, it is written down.
+    let (quiet, _) = pair();
+    assert!(current(&quiet).parent().unwrap().join("seen").exists());
+}
+
+#[test]
+fn the_ten_largest_files_are_told_on_demand() {
+    let (one, _two) = pair();
+    let ran = one.jailmk("build", &["--verbose"]).succeeded();
+    let line = ran.stdout.lines().nth(1).expect("a second line");
+    assert!(line.ends_with(&format!("MiB  /{FILE}")), "{ran}");
+    assert_eq!(one.jailmk("build", &[]).succeeded().stdout.lines().count(), 3);
+    let summary = one.jailmk("build", &["--json"]).succeeded().stdout;
+    let summary: Value = serde_json::from_str(&summary).unwrap();
+    assert_eq!(summary["largest"][0]["path"], format!("/{FILE}"));
+    assert!(summary["largest"].as_array().unwrap().len() <= 10);
+}
