@@ -136,7 +136,19 @@ pub fn explain(spec: &Spec, root: &SourceRoot) -> Result<(Closure, Reasons), Clo
     Ok((closure, reasons.unwrap_or_default()))
 }
 
-fn collect(spec: &Spec, mut collector: Collector<'_>) -> Result<(Closure, Option<Reasons>), ClosureError> {
+fn collect(spec: &Spec, collector: Collector<'_>) -> Result<(Closure, Option<Reasons>), ClosureError> {
+    let root = collector.root;
+    let collected = collect_all(spec, collector);
+    match root.shortage() {
+        Some(shortage) => Err(shortage.into()),
+        None => collected,
+    }
+}
+
+fn collect_all(
+    spec: &Spec,
+    mut collector: Collector<'_>,
+) -> Result<(Closure, Option<Reasons>), ClosureError> {
     let (rootfs, root) = (&spec.rootfs, collector.root);
     // First, so that whatever comes later finds `/lib` and the like as the tree has them.
     collector.enter_merged_directories()?;

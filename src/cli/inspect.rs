@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::caller::Caller;
 use crate::cli::{Init, Outcome, Tree, Verify, print};
-use crate::closure::root::SourceRoot;
+use crate::closure::root::{RootError, SourceRoot};
 use crate::closure::search::Environment;
 use crate::closure::tree::{self, Look};
 use crate::error::StageError;
@@ -51,11 +51,13 @@ impl Tree {
         let mut look = ManuallyDrop::new(Look::new(&root, directory.as_ref(), environment));
         if self.paths {
             let found = look.paths(&self.programs);
+            refuse_shortage(&root)?;
             let lines: Vec<String> = found.paths.iter().map(|path| format!("{path}\n")).collect();
             print(lines.concat())?;
             return Ok(u8::from(found.broken));
         }
         let trees: Vec<tree::Tree> = self.programs.iter().map(|program| look.tree(program)).collect();
+        refuse_shortage(&root)?;
         if self.json {
             print(format_args!("{:#}\n", json!(trees)))?;
         } else {
@@ -64,6 +66,10 @@ impl Tree {
         }
         Ok(u8::from(trees.iter().any(tree::Tree::is_broken)))
     }
+}
+
+fn refuse_shortage(root: &SourceRoot) -> Result<(), RootError> {
+    root.shortage().map_or(Ok(()), Err)
 }
 
 impl Verify {

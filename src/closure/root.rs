@@ -118,6 +118,7 @@ pub struct SourceRoot {
     parents: RefCell<HashMap<PathBuf, Result<Rc<Resolved>, RootError>>>,
     /// As bytes, for paths are compared and hashed by component, which is slow.
     looked_at: RefCell<HashSet<OsString>>,
+    shortage: RefCell<Option<RootError>>,
 }
 
 impl SourceRoot {
@@ -135,6 +136,7 @@ impl SourceRoot {
             directories: RefCell::default(),
             parents: RefCell::default(),
             looked_at: RefCell::default(),
+            shortage: RefCell::default(),
         })
     }
 
@@ -177,6 +179,12 @@ impl SourceRoot {
         if !self.looked_at.borrow().contains(inside) {
             self.looked_at.borrow_mut().insert(inside.to_owned());
         }
+    }
+
+    /// The first path that could not be opened for want of descriptors or memory, or because the disk
+    /// failed. Whoever asked took it for missing, so nothing that was found since then is to be trusted.
+    pub fn shortage(&self) -> Option<RootError> {
+        self.shortage.borrow().clone()
     }
 
     /// Follows `path`, which is absolute inside the tree; the last component is followed too.
@@ -317,6 +325,11 @@ impl SourceRoot {
         for _ in 0..RACES {
             match openat2(&self.descriptor, relative, how) {
                 Err(errno @ (Errno::EAGAIN | Errno::EINTR)) => last = errno,
+                Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EIO)) => {
+                    let path = path.to_owned();
+                    self.shortage.borrow_mut().get_or_insert(RootError { path, errno });
+                    return Err(errno);
+                }
                 result => return result,
             }
         }
