@@ -39,7 +39,11 @@ pub fn need_ordinary_user() -> bool {
 
 /// Landlock of this ABI.
 pub fn need_landlock(abi: i32) -> bool {
-    let lacking: &[&str] = if abi > 2 { &["uml", "6.1"] } else { &["uml"] };
+    let lacking: &[&str] = match abi {
+        ..=2 => &["uml"],
+        ..=6 => &["uml", "6.1"],
+        _ => &["uml", "6.1", "6.12", "host"],
+    };
     need(
         &format!("Landlock ABI {abi}"),
         jailmk::layer::landlock::probe().is_some_and(|has| has >= abi),
