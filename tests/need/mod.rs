@@ -41,7 +41,7 @@ pub fn need_ordinary_user() -> bool {
 pub fn need_landlock(abi: i32) -> bool {
     let lacking: &[&str] = match abi {
         ..=2 => &["uml"],
-        ..=6 => &["uml", "6.1"],
+        3..=6 => &["uml", "6.1"],
         _ => &["uml", "6.1", "6.12", "host"],
     };
     need(
