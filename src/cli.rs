@@ -271,11 +271,13 @@ type Outcome = Result<u8, Failure>;
 struct Failure {
     error: Box<dyn StageError>,
     status: u8,
+    /// Whether `--json-status-fd` has been told of it.
+    told: bool,
 }
 
 impl Failure {
     fn new(status: u8, error: impl StageError + 'static) -> Failure {
-        Failure { error: Box::new(error), status }
+        Failure { error: Box::new(error), status, told: false }
     }
 }
 

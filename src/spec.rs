@@ -248,6 +248,8 @@ pub struct Limits {
     pub cpus: Option<f64>,
     /// Processes and threads: cgroup v2 pids.max.
     pub processes: Option<u64>,
+    /// Share of processors and disks against other groups: cgroup v2 cpu.weight, io.weight.
+    pub weight: Option<u64>,
     /// Descriptors a process may hold: RLIMIT_NOFILE, soft and hard.
     pub open_files: Option<u64>,
     /// Bytes that the jail may write in its own tmpfs, and the largest file: RLIMIT_FSIZE.

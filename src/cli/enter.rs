@@ -6,12 +6,13 @@ use std::time::{Duration, SystemTime};
 
 use crate::caller::Caller;
 use crate::cli::build::resolve;
-use crate::cli::ending::{StatusFd, tell};
+use crate::cli::ending::{StatusFd, tell, tell_limits};
 use crate::cli::progress::shown;
 use crate::cli::{Enter, Failure, Outcome, failed, print, say};
 use crate::error::Causes;
 use crate::jail::plan::{Plan, TerminalWanted};
 use crate::jail::spawn::{self, Supervision};
+use crate::jail::supervisor::{OnStart, Started};
 use crate::jail::terminal::CallerTerminal;
 use crate::jail::{Effect, Jail, Setting};
 use crate::layer::{cgroup, seccomp};
@@ -25,10 +26,20 @@ impl Enter {
     pub(super) fn run(self) -> Outcome {
         // First of all: later the number could be a file of jailmk's own.
         let status_fd = self.json_status_fd.map(StatusFd::adopt).transpose().map_err(failed)?;
+        self.prepared(status_fd.as_ref()).inspect_err(|failure| {
+            if let Some(fd) = &status_fd
+                && !failure.told
+            {
+                fd.failed(failure.status, &*failure.error, None);
+            }
+        })
+    }
+
+    fn prepared(self, status_fd: Option<&StatusFd>) -> Outcome {
         let spec = self.spec.load().map_err(failed)?;
         let start = Start::of(spec, self.command, self.timeout)?;
         let current = Rootfs::current(&start.state, &start.spec).map_err(failed)?;
-        if self.plan { start.describe(current) } else { start.enter(current, status_fd.as_ref()) }
+        if self.plan { start.describe(current) } else { start.enter(current, status_fd) }
     }
 }
 
@@ -128,12 +139,13 @@ impl Start {
         tell_weaker(&jail);
         let plan = self.arm(jail, terminal.as_ref())?;
         tell_unknown(&plan);
+        let tell_start = status_fd.map(|fd| move |started: &Started| fd.started(started));
         let supervision = Supervision {
             cgroup: cgroup.as_ref(),
             terminal,
             time: self.time,
             check: &|| rootfs.check_seal(),
-            started: &|pid| status_fd.iter().for_each(|fd| fd.started(pid)),
+            started: tell_start.as_ref().map(|tell| tell as OnStart<'_>),
         };
         let end = spawn::run(plan, supervision);
         let usage = cgroup.as_ref().map(cgroup::Armed::usage);
@@ -143,7 +155,12 @@ impl Start {
         {
             say(Causes(&error));
         }
-        let end = end.map_err(|error| Failure::new(error.exit_status(), error))?;
+        let end = end.map_err(|error| {
+            let failure = Failure::new(error.exit_status(), error);
+            tell_limits(&self.limits, usage.as_ref());
+            status_fd.iter().for_each(|fd| fd.failed(failure.status, &*failure.error, usage.as_ref()));
+            Failure { told: true, ..failure }
+        })?;
         Ok(tell(end, &self.limits, usage.as_ref(), status_fd))
     }
 

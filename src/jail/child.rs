@@ -11,7 +11,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
-use nix::sys::stat::{Mode, umask};
+use nix::sys::stat::{Mode, stat, umask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, chdir, fchdir, getppid, pivot_root, sethostname, setpgid, setsid, tcsetpgrp};
 
@@ -30,12 +30,21 @@ struct Ground<'a> {
     limits: Option<OwnedFd>,
     scratch: Option<OwnedFd>,
     terminal: Option<OwnedFd>,
+    cgroup_namespace: u32,
 }
 
 /// Runs the plan, becomes PID 1 of the jail and starts the command below it. `inherited` is the
 /// caller's signal mask, which the command gets back.
 pub fn run(plan: &Plan, control: &Channel, inherited: &SigSet) -> ! {
-    let mut ground = Ground { control, root: None, proc: None, limits: None, scratch: None, terminal: None };
+    let mut ground = Ground {
+        control,
+        root: None,
+        proc: None,
+        limits: None,
+        scratch: None,
+        terminal: None,
+        cgroup_namespace: 0,
+    };
     for (index, step) in plan.steps.iter().enumerate() {
         if let Err(errno) = apply(step, &mut ground) {
             // When the supervisor is gone, nobody is left to be told.
@@ -44,8 +53,11 @@ pub fn run(plan: &Plan, control: &Channel, inherited: &SigSet) -> ! {
         }
     }
     match process::fork() {
-        Ok(Side::Child) => become_command(plan, control, ground.terminal.as_ref(), inherited),
+        Ok(Side::Child) => become_command(plan, &ground, inherited),
         Ok(Side::Parent(command)) => {
+            // As the command does itself: whoever is first, a signal to the group finds it. EACCES: it is
+            // the command already, and has its group.
+            let _ = setpgid(command, command);
             // Forgotten, not dropped: the next line closes them all, with what the plan and the supervisor's
             // copy of memory still hold.
             std::mem::forget(ground);
@@ -76,7 +88,12 @@ fn apply(step: &Step, ground: &mut Ground<'_>) -> Result<(), Errno> {
             debug_assert_eq!(getppid(), Pid::from_raw(0));
             prctl::set_dumpable(false)
         }
-        Step::CgroupNamespace => unshare(CloneFlags::CLONE_NEWCGROUP),
+        Step::CgroupNamespace => {
+            unshare(CloneFlags::CLONE_NEWCGROUP)?;
+            // For the status lines: nobody outside may look at an undumpable process.
+            ground.cgroup_namespace = stat(c"/proc/self/ns/cgroup").map_or(0, |ns| ns.st_ino as u32);
+            Ok(())
+        }
         Step::HostName(name) => sethostname(name),
         Step::Loopback => network::loopback_up(),
         Step::SessionKeyring => process::new_session_keyring(),
@@ -156,21 +173,21 @@ fn held(fd: &Option<OwnedFd>) -> Result<&OwnedFd, Errno> {
     fd.as_ref().ok_or(Errno::EBADF)
 }
 
-fn become_command(plan: &Plan, control: &Channel, terminal: Option<&OwnedFd>, inherited: &SigSet) -> ! {
+fn become_command(plan: &Plan, ground: &Ground<'_>, inherited: &SigSet) -> ! {
     // Whatever the caller had: the command's files are not for everybody to write.
     umask(Mode::from_bits_truncate(0o022));
-    let errno = start(plan, control, terminal, inherited);
-    let _ = control.report(&Report::ExecFailed(errno));
+    let errno = start(plan, ground, inherited);
+    let _ = ground.control.report(&Report::ExecFailed(errno));
     process::exit_now(127);
 }
 
-fn start(plan: &Plan, control: &Channel, terminal: Option<&OwnedFd>, inherited: &SigSet) -> Errno {
+fn start(plan: &Plan, ground: &Ground<'_>, inherited: &SigSet) -> Errno {
     // A process group of its own inside PID 1's session: so its group is not orphaned, and Ctrl-Z
     // works as below a shell.
     if let Err(errno) = setpgid(Pid::from_raw(0), Pid::from_raw(0)) {
         return errno;
     }
-    if let Some(terminal) = terminal {
+    if let Some(terminal) = &ground.terminal {
         // SIGTTOU, which this raises in a background group, is still blocked here.
         if let Err(errno) = tcsetpgrp(terminal, nix::unistd::getpid()) {
             return errno;
@@ -178,7 +195,7 @@ fn start(plan: &Plan, control: &Channel, terminal: Option<&OwnedFd>, inherited: 
     }
     if let Err(errno) = process::default_sigpipe()
         .and_then(|()| sigprocmask(SigmaskHow::SIG_SETMASK, Some(inherited), None))
-        .and_then(|()| control.report(&Report::Ready))
+        .and_then(|()| ground.control.report(&Report::Ready { cgroup_namespace: ground.cgroup_namespace }))
         // After jailmk's last call but execve(2): the profile is made for the command.
         .and_then(|()| plan.profile().map_or(Ok(()), seccomp::Profile::apply))
     {

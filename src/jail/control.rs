@@ -20,7 +20,10 @@ pub enum Report {
     /// The master side of the jail's terminal.
     Terminal(OwnedFd),
     /// Every layer is in place; execve(2) comes next.
-    Ready,
+    Ready {
+        /// The inode of the cgroup namespace; 0 when it could not be looked at.
+        cgroup_namespace: u32,
+    },
     /// The command cannot be executed.
     ExecFailed(Errno),
     /// The command was stopped by a signal.
@@ -67,7 +70,7 @@ impl Channel {
                 (b'F', i32::try_from(*step).unwrap_or(-1), *errno as i32, None)
             }
             Report::Terminal(master) => (b'T', 0, 0, Some(master.as_fd())),
-            Report::Ready => (b'R', 0, 0, None),
+            Report::Ready { cgroup_namespace } => (b'R', cgroup_namespace.cast_signed(), 0, None),
             Report::ExecFailed(errno) => (b'E', *errno as i32, 0, None),
             Report::Stopped => (b'S', 0, 0, None),
             Report::Exited(status) => (b'X', *status, 0, None),
@@ -100,7 +103,7 @@ impl Channel {
                 errno: Errno::from_raw(b),
             }),
             (b'T', Some(master)) => Some(Report::Terminal(master)),
-            (b'R', _) => Some(Report::Ready),
+            (b'R', _) => Some(Report::Ready { cgroup_namespace: a.cast_unsigned() }),
             (b'E', _) => Some(Report::ExecFailed(Errno::from_raw(a))),
             (b'S', _) => Some(Report::Stopped),
             (b'X', _) => Some(Report::Exited(a)),

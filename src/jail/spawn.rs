@@ -6,18 +6,19 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use nix::unistd::{Pid, setgroups};
+use nix::unistd::setgroups;
 
 use crate::jail::child;
 use crate::jail::control::{Channel, Order};
 use crate::jail::error::SpawnError;
 use crate::jail::mounted::Mounted;
 use crate::jail::plan::{Plan, Step};
-use crate::jail::supervisor::{End, Running, Signals, Supervisor};
+use crate::jail::supervisor::{End, OnStart, Running, Signals, Started, Supervisor};
 use crate::jail::terminal::CallerTerminal;
 use crate::layer::cgroup;
 use crate::layer::identity::{Identity, Standing};
 use crate::layer::mounts::{self, Tree};
+use crate::layer::namespaces::Inodes;
 use crate::rootfs::RootfsError;
 use crate::sys::mount;
 use crate::sys::process::{self, Side};
@@ -32,8 +33,8 @@ pub struct Supervision<'a> {
     pub time: Option<Duration>,
     /// Runs while the child makes the jail; the command starts only when it agrees.
     pub check: &'a dyn Fn() -> Result<(), RootfsError>,
-    /// Told the process id of the jail's PID 1.
-    pub started: &'a dyn Fn(Pid),
+    /// Told when all layers are in place.
+    pub started: Option<OnStart<'a>>,
 }
 
 /// Runs the plan and stays with the jail until nothing of it runs any more.
@@ -65,11 +66,15 @@ pub fn run(mut plan: Plan, supervision: Supervision<'_>) -> Result<End, SpawnErr
     };
     drop(theirs);
     plan.identity.map(child.pid()).map_err(preparing(&plan.identity.to_string()))?;
-    (supervision.started)(child.pid());
+    // Before the child goes on, which makes it undumpable.
+    let started = supervision.started.map(|tell| {
+        let pid = child.pid();
+        (Started { pid, namespaces: Inodes::of(pid) }, tell)
+    });
     // A child that is gone already has sent its report, which the loop reads.
     let _ = ours.order(Order::Mapped);
     (supervision.check)()?;
-    Supervisor::new(&plan, ours, signals, child, supervision.terminal, supervision.time).supervise()
+    Supervisor::new(&plan, ours, signals, child, supervision.terminal, supervision.time, started).supervise()
 }
 
 /// Makes the detached trees of host directories while root's rights are at hand: the jail's uid could

@@ -14,6 +14,7 @@ use crate::jail::control::{Channel, Order, Report};
 use crate::jail::error::SpawnError;
 use crate::jail::plan::Plan;
 use crate::jail::terminal::{CallerTerminal, Relay};
+use crate::layer::namespaces::Inodes;
 use crate::path::printable;
 use crate::sys::process::{self, Child};
 
@@ -25,11 +26,31 @@ const GRACE: Duration = Duration::from_secs(5);
 pub enum End {
     /// The command exited with this status.
     Exited(i32),
-    /// The command was ended by this signal.
-    Killed(i32),
+    /// The command was ended by a signal.
+    Killed {
+        /// Which.
+        signal: i32,
+        /// Whether somebody sent it to the supervisor, which handed it on.
+        handed_on: bool,
+    },
     /// The time limit ended the command.
     TimedOut,
+    /// The jail's first process was killed, and with it everything: by the kernel for want of memory, or
+    /// from outside.
+    Lost,
 }
+
+/// A jail whose layers are all in place.
+#[derive(Clone, Copy, Debug)]
+pub struct Started {
+    /// Its first process, as seen from outside.
+    pub pid: Pid,
+    /// Its namespaces.
+    pub namespaces: Inodes,
+}
+
+/// Who wants to know of it.
+pub type OnStart<'a> = &'a dyn Fn(&Started);
 
 /// The first process of the jail; killed and waited for when dropped, and with it everything else.
 pub(super) struct Running {
@@ -132,6 +153,8 @@ pub(super) struct Supervisor<'a> {
     relay: Option<Relay>,
     deadline: Option<Deadline>,
     timed_out: bool,
+    handed_on: SigSet,
+    started: Option<(Started, OnStart<'a>)>,
 }
 
 impl<'a> Supervisor<'a> {
@@ -143,9 +166,22 @@ impl<'a> Supervisor<'a> {
         child: Running,
         terminal: Option<CallerTerminal>,
         time: Option<Duration>,
+        started: Option<(Started, OnStart<'a>)>,
     ) -> Supervisor<'a> {
         let deadline = time.map(|time| Deadline { at: Instant::now() + time, after: Signal::SIGTERM });
-        Supervisor { plan, channel, signals, child, terminal, relay: None, deadline, timed_out: false }
+        let handed_on = SigSet::empty();
+        Supervisor {
+            plan,
+            channel,
+            signals,
+            child,
+            terminal,
+            relay: None,
+            deadline,
+            timed_out: false,
+            handed_on,
+            started,
+        }
     }
 
     /// Stays until nothing of the jail runs any more.
@@ -163,6 +199,7 @@ impl<'a> Supervisor<'a> {
         }
         let mut failure = None;
         let mut end = None;
+        let mut ready_to_run = false;
         loop {
             let ready = self.wait().map_err(preparing("poll"))?;
             if ready.signal {
@@ -189,10 +226,16 @@ impl<'a> Supervisor<'a> {
                     // the reports that are still queued.
                     Err(Errno::EINTR | Errno::EAGAIN | Errno::ECONNRESET) => {}
                     Ok(Some(Report::Terminal(master))) => self.start_relay(master)?,
-                    Ok(Some(Report::Ready)) => {}
+                    Ok(Some(Report::Ready { cgroup_namespace })) => {
+                        ready_to_run = true;
+                        if let Some((mut started, tell)) = self.started.take() {
+                            started.namespaces.cgroup = cgroup_namespace.into();
+                            tell(&started);
+                        }
+                    }
                     Ok(Some(Report::Stopped)) => self.stop_with_command(),
                     Ok(Some(Report::Exited(status))) => end = Some(End::Exited(status)),
-                    Ok(Some(Report::Killed(signal))) => end = Some(End::Killed(signal)),
+                    Ok(Some(Report::Killed(signal))) => end = Some(self.killed(signal)),
                     Ok(Some(Report::ExecFailed(cause))) => failure = Some(self.exec_failed(cause)),
                     Ok(Some(Report::StepFailed { step, errno })) => {
                         failure = Some(self.step_failed(step, errno));
@@ -212,8 +255,8 @@ impl<'a> Supervisor<'a> {
             (Some(error), _) => Err(error),
             (None, _) if self.timed_out => Ok(End::TimedOut),
             (None, Some(end)) => Ok(end),
-            // PID 1 itself was killed: by the kernel for want of memory, or from outside.
-            (None, None) => Ok(End::Killed(Signal::SIGKILL as i32)),
+            (None, None) if ready_to_run => Ok(End::Lost),
+            (None, None) => Err(SpawnError::Died),
         }
     }
 
@@ -275,10 +318,18 @@ impl<'a> Supervisor<'a> {
                         relay.resize();
                     }
                 }
-                Some(signal) => self.signal(signal),
+                Some(signal) => {
+                    self.handed_on.add(signal);
+                    self.signal(signal);
+                }
                 None => {}
             }
         }
+    }
+
+    fn killed(&self, signal: i32) -> End {
+        let handed_on = Signal::try_from(signal).is_ok_and(|signal| self.handed_on.contains(signal));
+        End::Killed { signal, handed_on }
     }
 
     fn start_relay(&mut self, master: OwnedFd) -> Result<(), SpawnError> {

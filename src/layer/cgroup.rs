@@ -6,11 +6,17 @@
 //!
 //! Source: the kernel's Documentation/admin-guide/cgroup-v2.rst.
 
+pub mod bus;
 mod hierarchy;
+mod inside;
 mod leaf;
+mod manager;
+mod usage;
 
-pub use hierarchy::{Hierarchy, HierarchyFault, Place, Refusal, RefusalReason, Refusals};
-pub use leaf::{Armed, Usage};
+pub use hierarchy::{Controllers, Hierarchy, HierarchyFault, Place, Refusal, RefusalReason, Refusals};
+pub use leaf::Armed;
+pub use manager::ManagerFault;
+pub use usage::{Pressure, Transfer, Usage};
 
 use std::fmt;
 use std::io;
@@ -34,6 +40,8 @@ pub struct Policy {
     pub cpus: Option<f64>,
     /// Processes and threads: pids.max.
     pub processes: Limit<u64>,
+    /// Share against other groups, which have 100: cpu.weight, and io.weight where there is one.
+    pub weight: Option<u64>,
 }
 
 /// One limit and whose it is.
@@ -84,18 +92,22 @@ impl Policy {
             swap: Limit::new(limits.swap, 0),
             cpus: limits.cpus,
             processes: Limit::new(limits.processes, DEFAULT_PROCESSES),
+            weight: limits.weight,
         }
     }
 
     /// Whether the spec writes a limit that only a cgroup can enforce.
     pub fn written(&self) -> bool {
         self.cpus.is_some()
+            || self.weight.is_some()
             || [self.memory.origin, self.swap.origin, self.processes.origin].contains(&Origin::Written)
     }
 
-    /// The controllers that the limits need.
-    fn controllers(&self) -> &'static [&'static str] {
-        if self.cpus.is_some() { &["memory", "pids", "cpu"] } else { &["memory", "pids"] }
+    /// The controllers that the limits need, and the one that tells what went to and from disks.
+    fn controllers(&self) -> Controllers {
+        let processors = self.cpus.is_some() || self.weight.is_some();
+        let needed: &[_] = if processors { &["memory", "pids", "cpu"] } else { &["memory", "pids"] };
+        Controllers { needed, wanted: &["io"] }
     }
 
     /// Makes a leaf with all limits set and nothing in it. What cannot be finished is removed again.
@@ -114,7 +126,7 @@ impl Policy {
         let hierarchy = Hierarchy::find()?;
         let mut races = 0;
         loop {
-            let place = hierarchy.place(self.controllers())?;
+            let place = hierarchy.place(jail_name, self.controllers())?;
             leaf::sweep(place.group());
             match Armed::make(place, jail_name, *self) {
                 // The last jail of another supervisor has just ended and took the shared group with it.
@@ -136,7 +148,11 @@ impl fmt::Display for Policy {
             Some(cpus) => write!(f, "{cpus}")?,
             None => f.write_str("all")?,
         }
-        write!(f, ", processes {}", self.processes.value)
+        write!(f, ", processes {}", self.processes.value)?;
+        match self.weight {
+            Some(weight) => write!(f, ", weight {weight}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -194,8 +210,8 @@ pub enum CgroupError {
 
 impl StageError for CgroupError {
     fn hints(&self) -> Vec<String> {
-        const DROP: &str = "to run without these limits remove `memory`, `swap`, `cpus` and `processes` \
-                            from [limits], or set `degrade = [\"cgroup\"]` in [hardening]";
+        const DROP: &str = "to run without these limits remove `memory`, `swap`, `cpus`, `weight` and \
+                            `processes` from [limits], or set `degrade = [\"cgroup\"]` in [hardening]";
         let cure = match self {
             CgroupError::Hierarchy(HierarchyFault::Legacy) => {
                 "boot with `systemd.unified_cgroup_hierarchy=1` on the kernel command line to use cgroup v2"
@@ -212,9 +228,16 @@ impl StageError for CgroupError {
                 "in a container, mount /sys/fs/cgroup writable and move the container's processes out of its \
                  topmost group; under systemd, set `Delegate=yes` in the unit"
             }
+            CgroupError::Place(Refusals(refusals))
+                if refusals.iter().any(|refusal| matches!(refusal.reason, RefusalReason::Lacks(_))) =>
+            {
+                "have systemd give users the controller: `systemctl edit user@.service` with \
+                 `[Service]` and `Delegate=cpu memory pids io`, then log in anew"
+            }
             CgroupError::Place(_) => {
-                "have systemd delegate a group: `systemd-run --user --scope -p Delegate=yes jailmk enter …`, \
-                 or `Delegate=yes` in the unit that starts jailmk"
+                "with systemd: log in, or have your manager run without a login (`loginctl enable-linger`), \
+                 or set `Delegate=yes` in the unit that starts jailmk; else have root give you a cgroup with \
+                 controllers and start jailmk below it"
             }
             CgroupError::Set { file: "memory.swap.max", .. } => {
                 "boot with `swapaccount=1` on the kernel command line"
@@ -253,7 +276,7 @@ mod tests {
         let policy = Policy::new(&Limits::default(), 8 << 30);
         assert_eq!(policy.to_string(), "memory 4 GiB, swap 0, cpus all, processes 2048");
         assert!(!policy.written());
-        assert_eq!(policy.controllers(), ["memory", "pids"]);
+        assert_eq!(policy.controllers().needed, ["memory", "pids"]);
     }
 
     #[test]
@@ -263,6 +286,7 @@ mod tests {
             Limits { swap: Some(0), ..Limits::default() },
             Limits { cpus: Some(1.5), ..Limits::default() },
             Limits { processes: Some(9), ..Limits::default() },
+            Limits { weight: Some(9), ..Limits::default() },
         ] {
             assert!(Policy::new(&limits, 8 << 30).written(), "{limits:?}");
         }
@@ -277,10 +301,11 @@ mod tests {
             swap: Some(1536 << 20),
             cpus: Some(1.5),
             processes: Some(64),
+            weight: Some(50),
             ..Limits::default()
         };
         let words = Policy::new(&limits, 1).to_string();
-        assert_eq!(words, "memory 512 MiB, swap 1.5 GiB, cpus 1.5, processes 64");
+        assert_eq!(words, "memory 512 MiB, swap 1.5 GiB, cpus 1.5, processes 64, weight 50");
     }
 
     #[test]

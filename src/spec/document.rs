@@ -86,6 +86,7 @@ impl Document {
         limits.swap = later.limits.swap.or(limits.swap);
         limits.cpus = later.limits.cpus.or(limits.cpus);
         limits.processes = later.limits.processes.or(limits.processes);
+        limits.weight = later.limits.weight.or(limits.weight);
         limits.open_files = later.limits.open_files.or(limits.open_files);
         limits.disk = later.limits.disk.or(limits.disk);
         limits.time = later.limits.time.or(limits.time);

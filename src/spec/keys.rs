@@ -137,6 +137,8 @@ pub const DEGRADABLES: &[&str] = &["cgroup", "landlock"];
 
 /// The kernel's PID_MAX_LIMIT on 64-bit machines; cgroup v2 pids.max takes no more.
 const MAX_PROCESSES: u64 = 4_194_304;
+/// The most that cpu.weight and io.weight take.
+const MAX_WEIGHT: u64 = 10_000;
 /// The most that the kernel lets `fs.nr_open` be.
 const MAX_OPEN_FILES: u64 = 1_073_741_816;
 
@@ -419,6 +421,14 @@ pub const KEYS: &[Key] = &[
         default: "2048",
         sample: "512",
         doc: "Processes and threads.",
+    },
+    Key {
+        section: "limits",
+        name: "weight",
+        kind: Kind::Count(MAX_WEIGHT),
+        default: "100, as every other group",
+        sample: "50",
+        doc: "Share of the processors, and of disks that are shared by weight, when others want them too.",
     },
     Key {
         section: "limits",

@@ -275,6 +275,7 @@ impl Reader<'_> {
                 "swap" => limits.swap = Some(self.size(&field)?),
                 "cpus" => limits.cpus = Some(self.cpus(&field)?),
                 "processes" => limits.processes = Some(self.count(&field)?),
+                "weight" => limits.weight = Some(self.count(&field)?),
                 "open_files" => limits.open_files = Some(self.count(&field)?),
                 "disk" => limits.disk = Some(self.positive_size(&field)?),
                 "time" => limits.time = Some(self.duration(&field)?),

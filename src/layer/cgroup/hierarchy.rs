@@ -1,15 +1,22 @@
 //! Where in the cgroup v2 hierarchy this process may make a leaf that has controllers.
+//!
+//! Asked in this order: a group that was delegated to the caller, with this process in it or below it;
+//! for root a group of all jails, at the top; a scope from a systemd manager, which takes its time.
 
 use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, faccessat, geteuid};
 
 use super::CgroupError;
+use super::inside::Inside;
+use super::leaf::group_name;
+use super::manager::{self, ManagerFault};
 use crate::path::printable;
 use crate::sys::probe::extended_attribute;
 
@@ -53,10 +60,23 @@ pub enum HierarchyFault {
 }
 
 /// A group in which a leaf can be made: its controllers are enabled for its children.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Place {
     group: PathBuf,
-    shared: bool,
+    tenure: Tenure,
+}
+
+/// How jailmk comes to use a group, and so what becomes of the group afterwards.
+#[derive(Debug)]
+enum Tenure {
+    /// It was there, and stays.
+    Found,
+    /// jailmk made it for all its jails, and removes it with the last of them.
+    Shared,
+    /// This process was in it and stands aside in a group below; it goes back when this is dropped.
+    StoodAside { _inside: Inside },
+    /// A manager made it for this process, and removes it with all below when this process ends.
+    Scope,
 }
 
 impl Place {
@@ -67,7 +87,7 @@ impl Place {
 
     /// Whether jailmk made the group for all its jails and removes it with the last of them.
     pub(super) fn shared(&self) -> bool {
-        self.shared
+        matches!(self.tenure, Tenure::Shared)
     }
 }
 
@@ -108,6 +128,12 @@ pub enum RefusalReason {
     /// Controllers that the group was not given.
     #[error("has no {} controller", .0.join(", "))]
     Lacks(Vec<&'static str>),
+    /// What jailmk made there the manager could take away again at any time.
+    #[error("belongs to the systemd manager")]
+    Managed,
+    /// No scope from a systemd manager.
+    #[error("cannot be added to: {0}")]
+    Manager(ManagerFault),
     /// A system call failed in another way.
     #[error("failed: {0}")]
     Failed(io::Error),
@@ -168,62 +194,105 @@ impl Hierarchy {
 
     /// Finds a group below which a leaf can be made, and enables `controllers` for its children.
     ///
-    /// An ordinary user gets the nearest group above its own that will do. Root gets one that systemd
-    /// has marked as delegated, else a group that all its jails share, `jailmk` at the top; where that
-    /// cannot be made (the top of a container) the nearest that will do.
-    ///
     /// # Errors
     /// Every group with the reason why not.
-    pub fn place(&self, controllers: &[&'static str]) -> Result<Place, CgroupError> {
-        let root = geteuid().is_root();
+    pub fn place(&self, jail_name: &str, controllers: Controllers) -> Result<Place, CgroupError> {
         let mut refusals = Vec::new();
-        let above: Vec<&Path> =
-            self.own.ancestors().take_while(|group| group.starts_with(&self.mount)).collect();
-        let take = |group: &Path, refusals: &mut Vec<Refusal>| match self.offer(group, controllers) {
-            Ok(()) => Some(Place { group: group.to_owned(), shared: false }),
-            Err(reason) => {
-                refusals.push(Refusal { group: group.to_owned(), reason });
-                None
-            }
-        };
+        if let Some(place) = self.delegated(controllers, &mut refusals) {
+            return Ok(place);
+        }
+        let root = geteuid().is_root();
         if root {
-            for group in above.iter().filter(|group| is_delegated(group)) {
-                if let Some(place) = take(group, &mut refusals) {
-                    return Ok(place);
-                }
-            }
-            refusals.clear();
             match self.shared_group(controllers) {
                 Ok(place) => return Ok(place),
                 Err(reason) => refusals.push(Refusal { group: self.mount.join(SHARED_GROUP), reason }),
             }
         }
-        for group in above {
-            if let Some(place) = take(group, &mut refusals) {
-                return Ok(place);
-            }
+        match self.scope(jail_name, controllers) {
+            Ok(place) => return Ok(place),
+            Err(refusal) => refusals.push(refusal),
         }
         let present = read(&self.mount.join("cgroup.controllers")).unwrap_or_default();
-        match missing(controllers, &present) {
+        match missing(controllers.needed, &present) {
             lacking if lacking.is_empty() => Err(CgroupError::Place(Refusals(refusals))),
             lacking => Err(CgroupError::Hierarchy(HierarchyFault::Lacks(lacking))),
         }
     }
 
-    /// Whether a leaf can be made in `group`, a group at or above this process's own.
-    fn offer(&self, group: &Path, controllers: &[&'static str]) -> Result<(), RefusalReason> {
-        // A process in it keeps every other group than the topmost from having controllers below.
-        if group == self.own && group != self.mount {
-            return Err(RefusalReason::HoldsProcesses);
+    /// The nearest group at or above this process's own that was delegated to the caller.
+    ///
+    /// Root could write to every group, and takes only what systemd has marked as delegated. Below a
+    /// user's manager, too, the mark must be there: every group is the user's, and the manager could take
+    /// a controller away from one that it runs itself, and with it the limit.
+    fn delegated(&self, controllers: Controllers, refusals: &mut Vec<Refusal>) -> Option<Place> {
+        let root = geteuid().is_root();
+        for group in self.own.ancestors().take_while(|group| group.starts_with(&self.mount)) {
+            let taken = if is_users_manager(group) {
+                // Delegated, to the manager.
+                Err(RefusalReason::Managed)
+            } else if (root || is_below_users_manager(group)) && !is_delegated(group) {
+                Err(RefusalReason::Managed)
+            } else {
+                self.take(group, controllers)
+            };
+            match taken {
+                Ok(place) => return Some(place),
+                Err(reason) => refusals.push(Refusal { group: group.to_owned(), reason }),
+            }
         }
+        if root {
+            refusals.retain(|refusal| !matches!(refusal.reason, RefusalReason::Managed));
+        }
+        None
+    }
+
+    /// Takes a group at or above this process's own, if a leaf can be made in it.
+    fn take(&self, group: &Path, controllers: Controllers) -> Result<Place, RefusalReason> {
         writable(group)?;
         // clone3(2) with CLONE_INTO_CGROUP asks for this on the common ancestor of here and the leaf.
         writable(&group.join("cgroup.procs"))?;
-        enable(group, controllers)
+        let group = group.to_owned();
+        // A process in it keeps every other group than the topmost from having controllers below.
+        if group == self.own && group != self.mount {
+            // No jail has an underscore in its name.
+            let inside = Inside::stand_aside(&group, &group_name("_supervisor", std::process::id(), 0))?;
+            enable(&group, controllers)?;
+            return Ok(Place { group, tenure: Tenure::StoodAside { _inside: inside } });
+        }
+        enable(&group, controllers)?;
+        Ok(Place { group, tenure: Tenure::Found })
     }
 
-    fn shared_group(&self, controllers: &[&'static str]) -> Result<Place, RefusalReason> {
-        enable(&self.mount, controllers)?;
+    /// A scope of this process's own, from a systemd manager.
+    fn scope(&self, jail_name: &str, controllers: Controllers) -> Result<Place, Refusal> {
+        let refusal = |group: &Path, reason| Refusal { group: group.to_owned(), reason };
+        // The manager may know processes of the same id from other PID namespaces.
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let name = group_name(jail_name, std::process::id(), now.as_micros() as u64);
+        manager::enter_scope(&format!("{name}.scope"))
+            .map_err(|fault| refusal(&self.own, RefusalReason::Manager(fault)))?;
+        // Where the manager has put this process.
+        let hierarchy = Hierarchy::find().map_err(|_| {
+            let gone = io::Error::from(io::ErrorKind::NotFound);
+            refusal(&self.own, RefusalReason::Failed(gone))
+        })?;
+        let group = hierarchy.own;
+        if !group.file_name().is_some_and(|last| last.as_encoded_bytes().starts_with(name.as_bytes())) {
+            return Err(refusal(&group, RefusalReason::HoldsProcesses));
+        }
+        let settle = || -> Result<(), RefusalReason> {
+            Inside::stand_aside(&group, "supervisor")?.stay();
+            enable(&group, controllers)
+        };
+        match settle() {
+            Ok(()) => Ok(Place { group, tenure: Tenure::Scope }),
+            Err(reason) => Err(refusal(&group, reason)),
+        }
+    }
+
+    fn shared_group(&self, controllers: Controllers) -> Result<Place, RefusalReason> {
+        // What the host's own groups get is changed only as far as it must be.
+        enable(&self.mount, Controllers { wanted: &[], ..controllers })?;
         let group = self.mount.join(SHARED_GROUP);
         for _ in 0..RACES_MAX {
             match fs::create_dir(&group) {
@@ -231,7 +300,7 @@ impl Hierarchy {
                 _ => {}
             }
             match enable(&group, controllers) {
-                Ok(()) => return Ok(Place { group, shared: true }),
+                Ok(()) => return Ok(Place { group, tenure: Tenure::Shared }),
                 Err(RefusalReason::Failed(error)) if is_gone(&error) => {}
                 Err(reason) => {
                     // The kernel keeps it while it is in use.
@@ -265,24 +334,48 @@ pub(super) fn missing(wanted: &[&'static str], present: &str) -> Vec<&'static st
     wanted.iter().copied().filter(|name| !present.split_whitespace().any(|have| have == *name)).collect()
 }
 
+/// The controllers of a leaf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Controllers {
+    /// Without these a limit would not hold.
+    pub needed: &'static [&'static str],
+    /// These only tell more, where the group has them.
+    pub wanted: &'static [&'static str],
+}
+
 /// Makes `controllers` available to the children of `group`.
-fn enable(group: &Path, controllers: &[&'static str]) -> Result<(), RefusalReason> {
+fn enable(group: &Path, controllers: Controllers) -> Result<(), RefusalReason> {
     let control = group.join("cgroup.subtree_control");
-    let disabled = missing(controllers, &read(&control)?);
-    if disabled.is_empty() {
+    let enabled = read(&control)?;
+    let disabled = missing(controllers.needed, &enabled);
+    let unseen = missing(controllers.wanted, &enabled);
+    if disabled.is_empty() && unseen.is_empty() {
         return Ok(());
     }
-    let lacking = missing(controllers, &read(&group.join("cgroup.controllers"))?);
+    let present = read(&group.join("cgroup.controllers"))?;
+    let lacking = missing(&disabled, &present);
     if !lacking.is_empty() {
         return Err(RefusalReason::Lacks(lacking));
     }
-    let request: Vec<String> = disabled.iter().map(|name| format!("+{name}")).collect();
-    Ok(write(&control, &request.join(" "))?)
+    let absent = missing(&unseen, &present);
+    let unseen = unseen.into_iter().filter(|name| !absent.contains(name));
+    let request: Vec<String> = disabled.into_iter().chain(unseen).map(|name| format!("+{name}")).collect();
+    if request.is_empty() { Ok(()) } else { Ok(write(&control, &request.join(" "))?) }
 }
 
 fn writable(path: &Path) -> Result<(), RefusalReason> {
     faccessat(AT_FDCWD, path, AccessFlags::W_OK, AtFlags::AT_EACCESS)
         .map_err(|errno| RefusalReason::from(io::Error::from(errno)))
+}
+
+/// Whether `group` is that of a user's manager: user@UID.service.
+fn is_users_manager(group: &Path) -> bool {
+    let name = group.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.starts_with("user@") && name.ends_with(".service")
+}
+
+fn is_below_users_manager(group: &Path) -> bool {
+    group.ancestors().skip(1).any(is_users_manager)
 }
 
 /// systemd marks the groups that it leaves to others, and only those (systemd, CGROUP_DELEGATION).
@@ -328,6 +421,14 @@ mod tests {
     #[test]
     fn a_controller_is_missed_by_its_whole_name() {
         assert_eq!(missing(&["cpu", "memory", "pids"], "cpuset io memory\n"), ["cpu", "pids"]);
+    }
+
+    #[test]
+    fn the_groups_of_a_users_manager_are_known_by_its_name() {
+        let app = Path::new("/c/user.slice/user-7.slice/user@7.service/app.slice");
+        assert!(is_below_users_manager(app) && !is_users_manager(app));
+        assert!(is_users_manager(app.parent().unwrap()) && !is_below_users_manager(app.parent().unwrap()));
+        assert!(!is_below_users_manager(Path::new("/c/user.slice/user-7.slice/session-3.scope")));
     }
 
     #[test]

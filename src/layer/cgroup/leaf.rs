@@ -21,7 +21,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
 use super::hierarchy::{Place, missing, read, write};
-use super::{CgroupError, Origin, Policy};
+use super::{CgroupError, Origin, Policy, Usage};
 use crate::path::printable;
 
 /// The period of cpu.max in µs: the kernel's default.
@@ -42,19 +42,6 @@ pub struct Armed {
     policy: Policy,
     swap_accounted: bool,
     removed: bool,
-}
-
-/// What the jail used and which limits it hit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// The most memory that was in use at once, in bytes; `None` before Linux 5.19.
-    pub memory_peak: Option<u64>,
-    /// Processes that the kernel killed for want of memory.
-    pub oom_kills: u64,
-    /// Times that a fork was refused by the limit of processes.
-    pub pids_max_hits: u64,
-    /// Processor time in µs.
-    pub cpu_usec: u64,
 }
 
 impl Armed {
@@ -80,9 +67,11 @@ impl Armed {
 
     fn lacks_controllers(&self) -> bool {
         let present = read(&self.path.join("cgroup.controllers")).unwrap_or_default();
-        !missing(self.policy.controllers(), &present).is_empty()
+        !missing(self.policy.controllers().needed, &present).is_empty()
     }
 
+    /// Not memory.high: it slows a jail down that nobody watches, where swap is 0 to a crawl, instead of
+    /// ending it ("memory.high … an external process monitors the limited cgroup").
     fn set_limits(&mut self) -> Result<(), CgroupError> {
         let policy = self.policy;
         let memory = MemController::new(self.path.clone(), true);
@@ -104,6 +93,15 @@ impl Armed {
             let cpu = CpuController::new(self.path.clone(), true);
             let set = cpu.set_cfs_quota_and_period(Some(quota(cpus)), Some(CPU_PERIOD));
             self.set("cpu.max", set.map_err(io_error))?;
+        }
+        if let Some(weight) = policy.weight {
+            let weight = weight.to_string();
+            self.set("cpu.weight", write(&self.path.join("cpu.weight"), &weight))?;
+            // Only there where the host shares its disks by weight.
+            match write(&self.path.join("io.weight"), &weight) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                set => self.set("io.weight", set)?,
+            }
         }
         Ok(())
     }
@@ -127,16 +125,9 @@ impl Armed {
         (!self.swap_accounted).then(|| "swap is not limited: this kernel does not account it".to_owned())
     }
 
-    /// Reads what the jail used. Files that the kernel does not have count as zero.
+    /// Reads what the jail used.
     pub fn usage(&self) -> Usage {
-        let text = |file: &str| read(&self.path.join(file)).unwrap_or_default();
-        let events = text("memory.events");
-        Usage {
-            memory_peak: text("memory.peak").trim().parse().ok(),
-            oom_kills: value(&events, "oom_kill").unwrap_or(0),
-            pids_max_hits: value(&text("pids.events"), "max").unwrap_or(0),
-            cpu_usec: value(&text("cpu.stat"), "usage_usec").unwrap_or(0),
-        }
+        Usage::read(&self.path)
     }
 
     /// Sends SIGKILL to all that runs in the leaf; nothing can fork its way out.
@@ -254,7 +245,8 @@ fn supervisor(name: &str) -> Option<Pid> {
     (pid > 0).then(|| Pid::from_raw(pid))
 }
 
-fn leaf_name(jail_name: &str, pid: u32, count: u64) -> String {
+/// What jailmk calls a group of one supervisor; [`sweep`] knows it again.
+pub(super) fn group_name(jail_name: &str, pid: u32, count: u64) -> String {
     let safe = |c: char| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '_' };
     let jail_name: String = jail_name.chars().take(64).map(safe).collect();
     format!("jailmk-{jail_name}-{pid}-{count}")
@@ -264,7 +256,7 @@ fn make_directory(group: &Path, jail_name: &str) -> Result<PathBuf, CgroupError>
     static COUNT: AtomicU64 = AtomicU64::new(0);
     loop {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = group.join(leaf_name(jail_name, std::process::id(), count));
+        let path = group.join(group_name(jail_name, std::process::id(), count));
         match DirBuilder::new().mode(0o755).create(&path) {
             Ok(()) => return Ok(path),
             // Left by an earlier process of the same PID.
@@ -285,11 +277,6 @@ fn quota(cpus: f64) -> i64 {
     ((cpus * CPU_PERIOD as f64).round() as i64).max(CPU_QUOTA_MIN)
 }
 
-/// The value of `key` in a flat-keyed file, one `KEY VALUE` a line.
-fn value(text: &str, key: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
-}
-
 /// The system call's own error, without the words that cgroups-rs puts around it.
 fn io_error(error: cgroups_rs::error::Error) -> io::Error {
     let errno =
@@ -305,19 +292,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flat_keyed_file_is_read_by_whole_keys() {
-        let events = "low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 1\n";
-        assert_eq!(value(events, "oom"), Some(3));
-        assert_eq!(value(events, "oom_kill"), Some(2));
-        assert_eq!(value("usage_usec 1234\nuser_usec 1000\n", "usage_usec"), Some(1234));
-        assert_eq!(value("max max\n", "max"), None);
-        assert_eq!(value("", "max"), None);
-    }
-
-    #[test]
     fn the_supervisor_is_found_in_the_name_it_gave() {
         let pid = |name: &str| supervisor(name).map(Pid::as_raw);
-        assert_eq!(pid(&leaf_name("my-agent", 4711, 3)), Some(4711));
+        assert_eq!(pid(&group_name("my-agent", 4711, 3)), Some(4711));
         assert_eq!(pid("jailmk-agent-0-1"), None);
         assert_eq!(pid("jailmk-4711-1"), None);
         assert_eq!(pid("other-agent-4711-1"), None);
@@ -326,8 +303,8 @@ mod tests {
 
     #[test]
     fn a_leaf_name_is_one_path_component_of_harmless_bytes() {
-        assert_eq!(leaf_name("../a b\n", 1, 0), "jailmk-___a_b_-1-0");
-        assert!(leaf_name(&"x".repeat(300), 1, 0).len() < 100);
+        assert_eq!(group_name("../a b\n", 1, 0), "jailmk-___a_b_-1-0");
+        assert!(group_name(&"x".repeat(300), 1, 0).len() < 100);
     }
 
     #[test]
