@@ -5,7 +5,7 @@ mod jail;
 use std::fs;
 use std::path::Path;
 
-use jail::{Jail, has_landlock, need, need_cgroup_v2, probe, runs};
+use jail::{Jail, has_cgroup_v2, has_landlock, need, need_cgroup_v2, probe, runs};
 
 /// Every cgroup of the jail that [`limited`] makes under this name.
 fn leaves(name: &str) -> Vec<String> {
@@ -158,10 +158,6 @@ fn a_written_limit_that_cannot_be_had_is_refused() {
         let ran = limited("refused", limit).sh("true").refused(125, "cgroup");
         assert!(ran.stderr.contains("degrade = [\"cgroup\"]"), "{ran}");
     }
-}
-
-fn has_cgroup_v2() -> bool {
-    fs::exists("/sys/fs/cgroup/cgroup.controllers").unwrap_or(false)
 }
 
 #[test]

@@ -58,6 +58,11 @@ pub fn need_cgroup_v2() -> bool {
     need("cgroup v2 with memory, pids and cpu", there, &["host"])
 }
 
+/// Whether the host's hierarchy is cgroup v2.
+pub fn has_cgroup_v2() -> bool {
+    fs::exists("/sys/fs/cgroup/cgroup.controllers").unwrap_or(false)
+}
+
 /// Whether the tests run as root.
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()

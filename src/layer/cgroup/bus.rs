@@ -290,11 +290,32 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// What a manager says, for tests: its messages written by the same hand as ours.
 #[cfg(test)]
-mod tests {
+pub(super) mod spoken {
     use super::*;
 
-    /// A message as systemd sends it, built by hand.
+    /// A call is answered.
+    pub fn answer(to: u32, body: impl FnOnce(&mut Writer)) -> Vec<u8> {
+        let fields = |fields: &mut Writer| field(fields, FIELD_REPLY_SERIAL, "u", |f| f.u32(to));
+        message(METHOD_RETURN, fields, body)
+    }
+
+    /// A call is refused.
+    pub fn refusal(to: u32, name: &str, text: &str) -> Vec<u8> {
+        let fields = |fields: &mut Writer| {
+            field(fields, FIELD_REPLY_SERIAL, "u", |f| f.u32(to));
+            field(fields, FIELD_ERROR_NAME, "s", |f| f.string(name));
+            field(fields, FIELD_SIGNATURE, "g", |f| f.signature("s"));
+        };
+        message(ERROR, fields, |body| body.string(text))
+    }
+
+    /// Something happens.
+    pub fn signal(member: &str, body: impl FnOnce(&mut Writer)) -> Vec<u8> {
+        message(SIGNAL, |fields| field(fields, FIELD_MEMBER, "s", |f| f.string(member)), body)
+    }
+
     fn message(kind: u8, fields: impl FnOnce(&mut Writer), body: impl FnOnce(&mut Writer)) -> Vec<u8> {
         let mut arguments = Writer::default();
         body(&mut arguments);
@@ -313,6 +334,12 @@ mod tests {
         writer.signature(kind);
         fill(writer);
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spoken::{answer, refusal, signal};
+    use super::*;
 
     #[test]
     fn a_call_is_written_as_the_specification_lays_it_out() {
@@ -330,14 +357,7 @@ mod tests {
 
     #[test]
     fn an_answer_gives_its_arguments() {
-        let bytes = message(
-            METHOD_RETURN,
-            |fields| {
-                field(fields, FIELD_REPLY_SERIAL, "u", |f| f.u32(9));
-                field(fields, FIELD_SIGNATURE, "g", |f| f.signature("o"));
-            },
-            |body| body.string("/job/1"),
-        );
+        let bytes = answer(9, |body| body.string("/job/1"));
         let Ok(Message::Return { to: 9, mut body }) = Message::parse(&bytes) else { panic!("{bytes:?}") };
         assert_eq!(body.string(), Ok("/job/1"));
         assert_eq!(body.u32(), Err(Malformed));
@@ -345,15 +365,7 @@ mod tests {
 
     #[test]
     fn a_refusal_gives_its_name_and_words() {
-        let bytes = message(
-            ERROR,
-            |fields| {
-                field(fields, FIELD_REPLY_SERIAL, "u", |f| f.u32(9));
-                field(fields, FIELD_ERROR_NAME, "s", |f| f.string("org.example.No"));
-                field(fields, FIELD_SIGNATURE, "g", |f| f.signature("s"));
-            },
-            |body| body.string("not you"),
-        );
+        let bytes = refusal(9, "org.example.No", "not you");
         assert_eq!(
             Message::parse(&bytes),
             Ok(Message::Error { to: 9, name: "org.example.No", text: "not you" })
@@ -362,14 +374,10 @@ mod tests {
 
     #[test]
     fn a_message_cut_anywhere_is_refused_and_not_waited_for_beyond_its_length() {
-        let bytes = message(
-            SIGNAL,
-            |fields| field(fields, FIELD_MEMBER, "s", |f| f.string("JobRemoved")),
-            |body| {
-                body.u32(1);
-                body.string("/job/1");
-            },
-        );
+        let bytes = signal("JobRemoved", |body| {
+            body.u32(1);
+            body.string("/job/1");
+        });
         assert!(matches!(Message::parse(&bytes), Ok(Message::Signal { member: "JobRemoved", .. })));
         for cut in 0..bytes.len() {
             assert_eq!(Message::parse(&bytes[..cut]), Err(Malformed), "cut at {cut}");

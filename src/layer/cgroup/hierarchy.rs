@@ -212,6 +212,15 @@ impl Hierarchy {
             Ok(place) => return Ok(place),
             Err(refusal) => refusals.push(refusal),
         }
+        if root {
+            // The top of a container without a manager of its own.
+            for group in self.above() {
+                match self.take(group, controllers) {
+                    Ok(place) => return Ok(place),
+                    Err(reason) => refusals.push(Refusal { group: group.to_owned(), reason }),
+                }
+            }
+        }
         let present = read(&self.mount.join("cgroup.controllers")).unwrap_or_default();
         match missing(controllers.needed, &present) {
             lacking if lacking.is_empty() => Err(CgroupError::Place(Refusals(refusals))),
@@ -226,7 +235,7 @@ impl Hierarchy {
     /// a controller away from one that it runs itself, and with it the limit.
     fn delegated(&self, controllers: Controllers, refusals: &mut Vec<Refusal>) -> Option<Place> {
         let root = geteuid().is_root();
-        for group in self.own.ancestors().take_while(|group| group.starts_with(&self.mount)) {
+        for group in self.above() {
             let taken = if is_users_manager(group) {
                 // Delegated, to the manager.
                 Err(RefusalReason::Managed)
@@ -246,14 +255,20 @@ impl Hierarchy {
         None
     }
 
+    /// This process's own group and those above it, nearest first.
+    fn above(&self) -> impl Iterator<Item = &Path> {
+        self.own.ancestors().take_while(|group| group.starts_with(&self.mount))
+    }
+
     /// Takes a group at or above this process's own, if a leaf can be made in it.
     fn take(&self, group: &Path, controllers: Controllers) -> Result<Place, RefusalReason> {
         writable(group)?;
         // clone3(2) with CLONE_INTO_CGROUP asks for this on the common ancestor of here and the leaf.
         writable(&group.join("cgroup.procs"))?;
         let group = group.to_owned();
-        // A process in it keeps every other group than the topmost from having controllers below.
-        if group == self.own && group != self.mount {
+        // A process in it keeps every group but the hierarchy's root, which alone has no cgroup.events, from
+        // having controllers below.
+        if group == self.own && group.join("cgroup.events").exists() {
             // No jail has an underscore in its name.
             let inside = Inside::stand_aside(&group, &group_name("_supervisor", std::process::id(), 0))?;
             enable(&group, controllers)?;

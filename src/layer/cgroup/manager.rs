@@ -87,8 +87,11 @@ impl From<io::Error> for ManagerFault {
 /// # Errors
 /// This process stays where it is, or, if the manager was late, is in a scope that goes all the same.
 pub fn enter_scope(name: &str) -> Result<(), ManagerFault> {
-    let path = socket_path();
-    let mut conversation = Conversation::begin(path)?;
+    scope_from(socket_path(), PATIENCE, name)
+}
+
+fn scope_from(path: PathBuf, patience: Duration, name: &str) -> Result<(), ManagerFault> {
+    let mut conversation = Conversation::begin(path, patience)?;
     conversation.log_in()?;
     conversation.start_scope(name)
 }
@@ -110,7 +113,7 @@ struct Conversation {
 }
 
 impl Conversation {
-    fn begin(path: PathBuf) -> Result<Conversation, ManagerFault> {
+    fn begin(path: PathBuf, patience: Duration) -> Result<Conversation, ManagerFault> {
         let stream = match connected(&path) {
             Ok(stream) => stream,
             // A full queue: the manager hangs.
@@ -123,7 +126,7 @@ impl Conversation {
         if uid != geteuid() && !uid.is_root() {
             return Err(ManagerFault::Foreign { path, uid });
         }
-        Ok(Conversation { stream, until: Instant::now() + PATIENCE, received: Vec::new(), total: 0 })
+        Ok(Conversation { stream, until: Instant::now() + patience, received: Vec::new(), total: 0 })
     }
 
     fn left(&self) -> Result<Option<Duration>, ManagerFault> {
@@ -248,4 +251,96 @@ fn scope(name: &str) -> Writer {
     // No auxiliary units.
     arguments.array(8, |_| {});
     arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use super::bus::spoken::{answer, refusal, signal};
+    use super::*;
+
+    /// What comes of asking a manager that lets one log in by `login` and then says `words`.
+    fn asking(login: &'static str, words: Vec<u8>, patience: Duration) -> Result<(), ManagerFault> {
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("jailmk-manager.{}.{count}", std::process::id()));
+        let listener = UnixListener::bind(&path).expect("listen");
+        let manager = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("accept");
+            let mut heard = [0; 4096];
+            let length = stream.read(&mut heard).expect("hear");
+            assert!(heard.starts_with(b"\0AUTH EXTERNAL ") && heard[..length].ends_with(b"\r\n"));
+            stream.write_all(login.as_bytes()).expect("let log in");
+            let _ = stream.read(&mut heard);
+            // In pieces, as a socket may deliver it.
+            for piece in words.chunks(7) {
+                let _ = stream.write_all(piece);
+            }
+            // Until the caller goes.
+            while stream.read(&mut heard).is_ok_and(|length| length > 0) {}
+        });
+        let result = scope_from(path.clone(), patience, "a.scope");
+        manager.join().expect("the manager");
+        std::fs::remove_file(path).expect("remove the socket");
+        result
+    }
+
+    fn job_removed(job: &str, result: &str) -> Vec<u8> {
+        signal("JobRemoved", |body| {
+            body.u32(5);
+            body.string(job);
+            body.string("a.scope");
+            body.string(result);
+        })
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_scope_is_there_when_its_job_is_done_however_the_messages_are_ordered() {
+        let call = answer(1, |body| body.string("/job/5"));
+        let others = [signal("UnitNew", |body| body.string("x")), job_removed("/job/4", "failed")].concat();
+        let done = job_removed("/job/5", "done");
+        for words in [[others.clone(), call.clone(), done.clone()], [done, others, call]] {
+            asking("OK 1234\r\n", words.concat(), LONG).expect("a scope");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_the_managers_words() {
+        let words = refusal(1, "org.freedesktop.DBus.Error.AccessDenied", "no\x1b[2Jway");
+        let error = asking("OK 1234\r\n", words, LONG).expect_err("a refusal").to_string();
+        assert!(error.contains("AccessDenied: no") && !error.contains('\x1b'), "{error}");
+        let error = asking("REJECTED EXTERNAL\r\n", Vec::new(), LONG).expect_err("a refusal");
+        assert!(matches!(error, ManagerFault::Login), "{error}");
+    }
+
+    #[test]
+    fn a_job_that_failed_is_no_scope() {
+        let words = [answer(1, |body| body.string("/job/5")), job_removed("/job/5", "failed")].concat();
+        let error = asking("OK 1234\r\n", words, LONG).expect_err("a failure");
+        assert!(matches!(error, ManagerFault::Failed { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_manager_that_says_nothing_is_not_waited_for() {
+        let short = Duration::from_millis(50);
+        let error = asking("", Vec::new(), short).expect_err("nothing");
+        assert!(matches!(error, ManagerFault::Silent), "{error}");
+        let error = asking("OK 1234\r\n", vec![b'l', 4, 0, 1], short).expect_err("nothing");
+        assert!(matches!(error, ManagerFault::Silent), "{error}");
+    }
+
+    #[test]
+    fn nonsense_is_not_taken_for_an_answer() {
+        let error = asking("OK 1234\r\n", vec![b'x'; 100], LONG).expect_err("nonsense");
+        assert!(matches!(error, ManagerFault::Garbled(_)), "{error}");
+        let endless = signal("Noise", |_| {}).repeat(ALL_MESSAGES_MAX / 16);
+        let error = asking("OK 1234\r\n", endless, LONG).expect_err("nonsense");
+        assert!(matches!(error, ManagerFault::Garbled(_)), "{error}");
+        let absent = scope_from("/nowhere/private".into(), LONG, "a.scope").expect_err("nobody");
+        assert!(matches!(absent, ManagerFault::Absent { .. }), "{absent}");
+    }
 }
