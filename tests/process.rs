@@ -3,9 +3,12 @@
 
 mod jail;
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
 
 use jail::{Jail, Running, probe, run, runs, until};
 use nix::sys::signal::{Signal, kill};
@@ -119,6 +122,110 @@ fn a_command_that_ignores_the_time_limit_is_killed() {
     let ran = jail.sh("trap '' TERM; echo deaf; sleep 77.25 & while :; do sleep 0.1; done").ended(124);
     assert_eq!(ran.stdout, "deaf\n");
     assert!(!runs("sleep\x0077.25"));
+}
+
+#[test]
+fn a_stopped_command_is_ended_by_the_time_limit_too() {
+    Jail::small().option("--timeout=1s").sh("kill -STOP $$; sleep 60").ended(124);
+}
+
+#[test]
+fn the_time_limit_holds_while_the_supervisor_is_stopped() {
+    let running = Jail::small().option("--timeout=2s").start("echo ready; sleep 87.25").ready();
+    running.signal(Signal::SIGSTOP);
+    until("the time is over", || !runs("sleep\x0087.25"));
+    running.signal(Signal::SIGCONT);
+    running.end().ended(124);
+}
+
+#[test]
+fn a_first_process_that_is_stopped_from_outside_is_killed_when_the_time_is_over() {
+    let running = Jail::small().option("--timeout=1s").start("echo ready; sleep 88.25").ready();
+    kill(first_process(&running), Signal::SIGSTOP).expect("stop the first process");
+    running.end().ended(124);
+    assert!(!runs("sleep\x0088.25"));
+}
+
+#[test]
+fn a_signal_during_set_up_is_not_lost() {
+    // At moments from before the jail exists until long after the command runs.
+    for moment in [1, 2, 3, 4, 5, 6, 8, 10, 15, 30] {
+        let running = Jail::small().start("sleep 60");
+        thread::sleep(Duration::from_millis(moment));
+        running.signal(Signal::SIGTERM);
+        let status = running.end().status;
+        // Before jailmk hands signals on, it is ended itself.
+        assert!([143, -15].contains(&status), "{status} after {moment} ms");
+    }
+}
+
+/// A jail with processes of every kind that has survived a killing before.
+fn stubborn(name: &str) -> Jail {
+    let jail =
+        Jail::tools("files = [{ from = \"PLACE/vforks\", to = \"/usr/bin/vforks\", mode = \"0755\" }]\n");
+    let source = jail
+        .place
+        .file("vforks.c", "#include <unistd.h>\nint main(void) { if (!vfork()) for (;;) pause(); }\n");
+    let mut compiler = std::process::Command::new("gcc");
+    compiler.args(["-static", "-w", "-o"]).arg(jail.place.join("vforks")).arg(source);
+    run(compiler).succeeded();
+    jail.place.file("here/name", name);
+    jail
+}
+
+/// What its command starts. Each has `name` in its command line.
+fn stubborn_script(name: &str) -> String {
+    format!(
+        "trap '' TERM HUP INT QUIT TSTP
+         ( (sleep {name} &) & )
+         setsid sh -c 'trap \"\" TERM HUP; (setsid sleep {name} &) & sleep {name}' &
+         sleep {name} & kill -STOP $!
+         vforks {name} & vforks {name} & kill -STOP $!
+         sleep 0.3; echo ready; "
+    )
+}
+
+#[test]
+fn nothing_outlives_a_jail_however_it_ends() {
+    let jail = stubborn("89");
+    for (name, end) in [("89.1", "exit"), ("89.2", "time"), ("89.3", "supervisor"), ("89.4", "first process")]
+    {
+        let script = stubborn_script(name);
+        let timed = end == "time";
+        let mut command = jail.enter(&[
+            "sh",
+            "-c",
+            &format!("{script} {}", if end == "exit" { "exit 0" } else { "sleep 60" }),
+        ]);
+        if timed {
+            command = jail.command(
+                "enter",
+                &["--timeout=3s", "--", "sh", "-c", &format!("{script} while :; do sleep 1; done")]
+                    .map(OsStr::new),
+            );
+        }
+        let running = Running::start(command).ready();
+        match end {
+            "supervisor" => running.signal(Signal::SIGKILL),
+            "first process" => {
+                kill(first_process(&running), Signal::SIGKILL).expect("kill the first process")
+            }
+            _ => {}
+        }
+        let status = running.end().status;
+        let expected = match end {
+            "exit" => 0,
+            "time" => 124,
+            "supervisor" => -9,
+            _ => 137,
+        };
+        assert_eq!(status, expected, "{end}");
+        if end == "supervisor" {
+            // Nobody is left who could have waited.
+            until("all are gone", || !runs(&format!("\0{name}")));
+        }
+        assert!(!runs(&format!("\0{name}")), "{end}");
+    }
 }
 
 #[test]
@@ -240,12 +347,99 @@ fn the_status_descriptor_tells_start_and_end() {
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(lines.len(), 2, "{text}");
     assert!(lines[0]["child-pid"].as_i64().is_some_and(|pid| pid > 1), "{text}");
+    assert!(lines[0]["start-unix-ms"].as_u64().is_some_and(|time| time > 1_700_000_000_000), "{text}");
+    assert!(lines[1]["duration-ms"].as_u64().is_some_and(|time| time < 120_000), "{text}");
+    assert!(lines[1]["killed-by"].is_null() && lines[1]["error"].is_null(), "{text}");
     assert_eq!(lines[1]["exit-code"], 3, "{text}");
     assert_eq!(lines[1]["timed-out"], false, "{text}");
     jail.sh("kill -9 $$").ended(137);
     let text = fs::read_to_string(jail.place.join("here/status")).expect("read the status");
     assert!(text.contains("\"signal\":9"), "{text}");
     Jail::tools("").option("--json-status-fd=9").sh("true").ended(125);
+}
+
+/// The lines of the file `status` that a jail's `--json-status-fd` wrote.
+fn status_lines(jail: &Jail) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(jail.place.join("here/status")).expect("read the status");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+fn with_status(jail: Jail) -> Jail {
+    jail.option("--json-status-fd=3").by_shell("exec \"$@\" 3>status")
+}
+
+#[test]
+fn the_status_names_the_jails_namespaces() {
+    let jail = with_status(Jail::tools(""));
+    let names = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"];
+    // In the jail as in the status, and none the host's.
+    let inside =
+        jail.prints(&format!("cd /proc/self/ns; for ns in {}; do readlink $ns; done", names.join(" ")));
+    let told = &status_lines(&jail)[0]["namespaces"];
+    for (name, inside) in names.iter().zip(inside.lines()) {
+        assert_eq!(inside, format!("{name}:[{}]", told[*name]), "{told}");
+        let host = fs::read_link(format!("/proc/self/ns/{name}")).expect("a namespace");
+        assert_ne!(host.to_string_lossy(), inside);
+    }
+}
+
+#[test]
+fn the_status_tells_who_ended_the_jail() {
+    let jail = with_status(Jail::tools(""));
+    let killed_by = |jail: &Jail| status_lines(jail).pop().expect("a line")["killed-by"].clone();
+    jail.sh("kill -9 $$").ended(137);
+    assert!(killed_by(&jail).is_null());
+    let running = jail.start("echo ready; sleep 60").ready();
+    running.signal(Signal::SIGTERM);
+    running.end().ended(143);
+    assert_eq!(killed_by(&jail), "signal");
+    let running = jail.start("echo ready; sleep 60").ready();
+    kill(first_process(&running), Signal::SIGKILL).expect("kill the first process");
+    let ran = running.end().ended(137);
+    assert!(ran.stderr.contains("killed: from outside"), "{ran}");
+    assert_eq!(killed_by(&jail), "outside");
+    let jail = jail.option("--timeout=1s");
+    jail.sh("sleep 60").ended(124);
+    assert_eq!(killed_by(&jail), "time");
+}
+
+#[test]
+fn the_status_tells_processor_time_with_and_without_a_cgroup() {
+    let jail = with_status(Jail::tools(""));
+    jail.sh("i=0; while [ $i -lt 100000 ]; do i=$((i + 1)); done").succeeded();
+    let end = status_lines(&jail).pop().expect("a line");
+    let [all, user, system] = ["cpu-usec", "cpu-user-usec", "cpu-system-usec"].map(|key| end[key].as_u64());
+    assert!(all > Some(5_000), "{end}");
+    assert_eq!(all, user.zip(system).map(|(user, system)| user + system), "{end}");
+}
+
+#[test]
+fn the_status_tells_a_failure_with_its_words() {
+    let jail = with_status(Jail::tools(""));
+    jail.run(&["frobnicate"]).ended(127);
+    let end = status_lines(&jail).pop().expect("a line");
+    assert_eq!(end["exit-code"], 127);
+    assert!(end["error"].as_str().is_some_and(|words| words.contains("frobnicate")), "{end}");
+    let jail = with_status(Jail::tools("[process]\ndirectory = \"/nowhere\"\n"));
+    jail.sh("true").ended(125);
+    let lines = status_lines(&jail);
+    assert_eq!(lines.len(), 1, "no start: {lines:?}");
+    assert!(
+        lines[0]["error"].as_str().is_some_and(|words| words.contains("enter the directory")),
+        "{lines:?}"
+    );
+    let jail = with_status(Jail::spec("[rootfs]\nprogams = [\"sh\"]\n"));
+    jail.sh("true").ended(125);
+    assert!(status_lines(&jail)[0]["error"].as_str().is_some_and(|words| words.contains("progams")));
+}
+
+#[test]
+fn a_status_reader_that_goes_away_changes_nothing() {
+    let jail = Jail::tools("")
+        .option("--json-status-fd=3")
+        .by_shell("{ \"$@\" 3>&4 4>&-; echo $?; } 4>&1 >result | true");
+    jail.sh("sleep 0.3; exit 5").succeeded();
+    until("it ended", || fs::read_to_string(jail.place.join("here/result")).is_ok_and(|text| text == "5\n"));
 }
 
 #[test]

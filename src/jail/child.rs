@@ -4,6 +4,7 @@
 //! supervisor, and everything it still holds is worth stealing.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
@@ -33,9 +34,12 @@ struct Ground<'a> {
     cgroup_namespace: u32,
 }
 
+/// How long a command that was told to end by SIGTERM may take before everything is killed.
+pub(super) const GRACE: Duration = Duration::from_secs(5);
+
 /// Runs the plan, becomes PID 1 of the jail and starts the command below it. `inherited` is the
-/// caller's signal mask, which the command gets back.
-pub fn run(plan: &Plan, control: &Channel, inherited: &SigSet) -> ! {
+/// caller's signal mask, which the command gets back; `time` is how long it may take.
+pub fn run(plan: &Plan, control: &Channel, inherited: &SigSet, time: Option<Duration>) -> ! {
     let mut ground = Ground {
         control,
         root: None,
@@ -63,7 +67,7 @@ pub fn run(plan: &Plan, control: &Channel, inherited: &SigSet) -> ! {
             std::mem::forget(ground);
             // What the command keeps of capabilities is not for PID 1.
             match process::set_capability_sets(0).and_then(|()| process::close_all_but(control.as_fd())) {
-                Ok(()) => reap(command, control),
+                Ok(()) => reap(command, control, time),
                 Err(_) => process::exit_now(1),
             }
         }
@@ -213,19 +217,39 @@ fn start(plan: &Plan, ground: &Ground<'_>, inherited: &SigSet) -> Errno {
     remembered
 }
 
-/// PID 1: hands signals on to the command's process group, reaps what is orphaned, and ends when the
-/// command ends, upon which the kernel kills everything that is left.
-fn reap(command: Pid, control: &Channel) -> ! {
+/// PID 1: hands signals on to the command's process group, reaps what is orphaned, keeps the time, and
+/// ends when the command ends, upon which the kernel kills everything that is left.
+///
+/// The time is kept here, not by the supervisor, which may be stopped as a job of the caller's shell, or
+/// wait for a terminal that takes no more.
+fn reap(command: Pid, control: &Channel, time: Option<Duration>) -> ! {
     // All are blocked since before the clone, so none can arrive but here.
     let all = SigSet::all();
+    let group = Pid::from_raw(-command.as_raw());
+    let mut deadline = time.and_then(|time| Instant::now().checked_add(time));
+    let mut is_over = false;
     loop {
-        match all.wait() {
-            Ok(Signal::SIGCHLD) => reap_all(command, control),
-            Ok(signal) => {
-                // A command that just ended is reaped at the next SIGCHLD.
-                let _ = kill(Pid::from_raw(-command.as_raw()), signal);
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        // Looked at first: a jail could keep signals coming.
+        if left == Some(Duration::ZERO) {
+            if is_over {
+                process::exit_now(0);
             }
-            Err(_) => {}
+            is_over = true;
+            deadline = Instant::now().checked_add(GRACE);
+            let _ = control.report(&Report::TimeOver);
+            let _ = kill(group, Signal::SIGTERM);
+            // A stopped command could not take the SIGTERM.
+            let _ = kill(group, Signal::SIGCONT);
+            continue;
+        }
+        match process::wait_for_signal(&all, left) {
+            Ok(Some(Signal::SIGCHLD)) => reap_all(command, control),
+            Ok(Some(signal)) => {
+                // A command that just ended is reaped at the next SIGCHLD.
+                let _ = kill(group, signal);
+            }
+            Ok(None) | Err(_) => {}
         }
     }
 }

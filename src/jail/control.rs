@@ -28,6 +28,8 @@ pub enum Report {
     ExecFailed(Errno),
     /// The command was stopped by a signal.
     Stopped,
+    /// The time is over, and the command has been told.
+    TimeOver,
     /// The command ended with this exit status.
     Exited(i32),
     /// The command was ended by this signal.
@@ -73,6 +75,7 @@ impl Channel {
             Report::Ready { cgroup_namespace } => (b'R', cgroup_namespace.cast_signed(), 0, None),
             Report::ExecFailed(errno) => (b'E', *errno as i32, 0, None),
             Report::Stopped => (b'S', 0, 0, None),
+            Report::TimeOver => (b'O', 0, 0, None),
             Report::Exited(status) => (b'X', *status, 0, None),
             Report::Killed(signal) => (b'K', *signal, 0, None),
         };
@@ -106,6 +109,7 @@ impl Channel {
             (b'R', _) => Some(Report::Ready { cgroup_namespace: a.cast_unsigned() }),
             (b'E', _) => Some(Report::ExecFailed(Errno::from_raw(a))),
             (b'S', _) => Some(Report::Stopped),
+            (b'O', _) => Some(Report::TimeOver),
             (b'X', _) => Some(Report::Exited(a)),
             (b'K', _) => Some(Report::Killed(a)),
             _ => None,

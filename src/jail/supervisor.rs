@@ -10,6 +10,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
+use crate::jail::child::GRACE;
 use crate::jail::control::{Channel, Order, Report};
 use crate::jail::error::SpawnError;
 use crate::jail::plan::Plan;
@@ -18,8 +19,9 @@ use crate::layer::namespaces::Inodes;
 use crate::path::printable;
 use crate::sys::process::{self, Child};
 
-/// How long a command that was told to end by SIGTERM may take before SIGKILL.
-const GRACE: Duration = Duration::from_secs(5);
+/// How much later than the jail's first process the supervisor ends the jail itself, should that process
+/// have been stopped from outside.
+const MARGIN: Duration = Duration::from_secs(1);
 
 /// How a jail ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,11 +140,6 @@ impl Drop for Signals {
     }
 }
 
-struct Deadline {
-    at: Instant,
-    after: Signal,
-}
-
 /// The supervisor of one jail.
 pub(super) struct Supervisor<'a> {
     plan: &'a Plan,
@@ -151,7 +148,10 @@ pub(super) struct Supervisor<'a> {
     child: Running,
     terminal: Option<CallerTerminal>,
     relay: Option<Relay>,
-    deadline: Option<Deadline>,
+    /// When all is killed at once: while the jail is being made, the end of its time; later, when its first
+    /// process, which keeps the time from then on, should have ended it long since.
+    deadline: Option<Instant>,
+    time: Option<Duration>,
     timed_out: bool,
     handed_on: SigSet,
     started: Option<(Started, OnStart<'a>)>,
@@ -168,7 +168,7 @@ impl<'a> Supervisor<'a> {
         time: Option<Duration>,
         started: Option<(Started, OnStart<'a>)>,
     ) -> Supervisor<'a> {
-        let deadline = time.map(|time| Deadline { at: Instant::now() + time, after: Signal::SIGTERM });
+        let deadline = time.and_then(|time| Instant::now().checked_add(time));
         let handed_on = SigSet::empty();
         Supervisor {
             plan,
@@ -178,6 +178,7 @@ impl<'a> Supervisor<'a> {
             terminal,
             relay: None,
             deadline,
+            time,
             timed_out: false,
             handed_on,
             started,
@@ -228,11 +229,14 @@ impl<'a> Supervisor<'a> {
                     Ok(Some(Report::Terminal(master))) => self.start_relay(master)?,
                     Ok(Some(Report::Ready { cgroup_namespace })) => {
                         ready_to_run = true;
+                        let late = self.time.and_then(|time| time.checked_add(GRACE + MARGIN));
+                        self.deadline = late.and_then(|late| Instant::now().checked_add(late));
                         if let Some((mut started, tell)) = self.started.take() {
                             started.namespaces.cgroup = cgroup_namespace.into();
                             tell(&started);
                         }
                     }
+                    Ok(Some(Report::TimeOver)) => self.timed_out = true,
                     Ok(Some(Report::Stopped)) => self.stop_with_command(),
                     Ok(Some(Report::Exited(status))) => end = Some(End::Exited(status)),
                     Ok(Some(Report::Killed(signal))) => end = Some(self.killed(signal)),
@@ -261,10 +265,10 @@ impl<'a> Supervisor<'a> {
     }
 
     fn wait(&self) -> Result<Ready, Errno> {
-        let timeout = match &self.deadline {
+        let timeout = match self.deadline {
             None => PollTimeout::NONE,
             Some(deadline) => {
-                let left = deadline.at.saturating_duration_since(Instant::now());
+                let left = deadline.saturating_duration_since(Instant::now());
                 // Rounded up, or the loop would spin in the last millisecond.
                 let milliseconds = left.as_millis().saturating_add(1).min(i32::MAX as u128);
                 PollTimeout::try_from(i32::try_from(milliseconds).unwrap_or(i32::MAX))
@@ -360,18 +364,10 @@ impl<'a> Supervisor<'a> {
     }
 
     fn enforce_deadline(&mut self) {
-        let Some(deadline) = &mut self.deadline else { return };
-        if Instant::now() < deadline.at {
-            return;
-        }
-        let signal = deadline.after;
-        *deadline = Deadline { at: deadline.at + GRACE, after: Signal::SIGKILL };
-        self.timed_out = true;
-        // SIGKILL reaches PID 1 itself and, with it, everything; SIGTERM is handed on by PID 1.
-        self.signal(signal);
-        if signal == Signal::SIGTERM {
-            // A stopped command could not take the SIGTERM.
-            self.signal(Signal::SIGCONT);
+        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            self.deadline = None;
+            self.timed_out = true;
+            self.signal(Signal::SIGKILL);
         }
     }
 

@@ -2,9 +2,10 @@
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 
 // The libc crate's constants of these names do not fit their type (libc issue 3584).
@@ -95,6 +96,29 @@ pub fn signal(pidfd: BorrowedFd<'_>, signal: Signal) -> Result<(), Errno> {
         libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal as libc::c_int, none, 0)
     };
     Errno::result(result).map(drop)
+}
+
+/// Waits for one of `signals`, which must be blocked, at most so long; `None` when none came. Allocates
+/// nothing.
+///
+/// # Errors
+/// As sigtimedwait(2); EINVAL for a real-time signal, which is taken off the queue.
+pub fn wait_for_signal(signals: &SigSet, at_most: Option<Duration>) -> Result<Option<Signal>, Errno> {
+    let none = std::ptr::null_mut::<libc::siginfo_t>();
+    let number = match at_most {
+        // SAFETY: the set is whole and a null siginfo is allowed.
+        None => unsafe { libc::sigwaitinfo(signals.as_ref(), none) },
+        Some(time) => {
+            let time = nix::sys::time::TimeSpec::from_duration(time);
+            // SAFETY: as above, and the time is whole.
+            unsafe { libc::sigtimedwait(signals.as_ref(), none, time.as_ref()) }
+        }
+    };
+    match Errno::result(number) {
+        Ok(number) => Signal::try_from(number).map(Some),
+        Err(Errno::EAGAIN) => Ok(None),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Marks every descriptor from `first` on to be closed at execve(2).
