@@ -104,13 +104,25 @@ impl Jail {
             identity: identity_of(spec, setting.caller)?,
             tree: Tree { source: tree, flags, prepared: None },
             mounts: mounts.into_iter().map(|planned| planned.mounted).collect(),
-            scratch: scratch::Armed::new(spec.limits.disk.unwrap_or(setting.default_disk), shown),
+            scratch: scratch::Armed::new(shared_bytes(spec, setting.default_disk)?, shown),
             resources,
             landlock,
             capabilities: capabilities::Armed::new(&spec.hardening.keep),
             command: Command::arm(spec, setting.arguments)?,
             weaker,
         })
+    }
+}
+
+/// What is left of `disk` for the shared tmpfs: a `disk` that the spec writes bounds all that the jail's own
+/// places hold, those of `[tmpfs]` included.
+fn shared_bytes(spec: &Spec, default: u64) -> Result<u64, JailError> {
+    let Some(disk) = spec.limits.disk else { return Ok(default) };
+    let taken = spec.tmpfs.values().copied().fold(0, u64::saturating_add);
+    // The kernel takes size=0 as "no limit".
+    match disk.checked_sub(taken) {
+        None | Some(0) => Err(JailError::Disk { disk, taken }),
+        Some(left) => Ok(left),
     }
 }
 

@@ -51,7 +51,7 @@
 //! | Landlock | 5.13 | files denied a second time; TCP 6.7, device ioctls 6.10, signals and abstract sockets 6.12 | `enter` fails, unless the spec's `degrade` or `landlock` allows it; newer rights are left out |
 //! | seccomp | 3.5 | the system call filter | `enter` fails |
 //! | no_new_privs | 3.5 | setuid programs without effect | `enter` fails |
-//! | cgroup v2 | 4.5 | memory, swap, processors, processes; `cgroup.kill` 5.14, `memory.peak` 5.19 | `enter` fails if a limit is written and not in `degrade`; else rlimits and a line |
+//! | cgroup v2 | 4.5 | memory, swap, processors, processes, weight; `cgroup.kill` 5.14, `memory.peak` 5.19, `pids.peak` 6.1, `memory.swap.peak` 6.5 | `enter` fails if a limit is written and not in `degrade`; else rlimits and a line |
 //! | clone into cgroup | 5.7 | limits from the first instruction on | as cgroup v2 |
 //! | close_range | 5.11 | no descriptor of the host inside | `enter` fails |
 //! | openat2 | 5.6 | source trees whose links stay inside | `build` fails |

@@ -252,7 +252,7 @@ pub struct Limits {
     pub weight: Option<u64>,
     /// Descriptors a process may hold: RLIMIT_NOFILE, soft and hard.
     pub open_files: Option<u64>,
-    /// Bytes that the jail may write in its own tmpfs, and the largest file: RLIMIT_FSIZE.
+    /// Bytes that the jail's own places hold together, and the largest file anywhere: RLIMIT_FSIZE.
     pub disk: Option<u64>,
     /// Wall clock.
     pub time: Option<Duration>,

@@ -188,6 +188,60 @@ fn a_process_may_open_as_many_files_as_the_spec_says() {
 }
 
 #[test]
+fn the_places_of_tmpfs_are_taken_out_of_disk() {
+    let sections =
+        "directories = [\"/srv/data\"]\n[tmpfs]\n\"/srv/data\" = \"3M\"\n[limits]\ndisk = \"4M\"\n";
+    let fill =
+        "dd if=/dev/zero of=/tmp/a bs=64K 2>/dev/null; dd if=/dev/zero of=/srv/data/a bs=64K 2>/dev/null
+                stat -c %s /tmp/a /srv/data/a";
+    assert_eq!(Jail::tools(sections).prints(fill), format!("{}\n{}\n", 1 << 20, 3 << 20));
+    let ran = Jail::tools(sections.replace("4M", "3M")).sh("true");
+    ran.refused(125, "cannot divide `disk`: of 3 MiB the places of [tmpfs] take 3 MiB");
+}
+
+#[test]
+fn the_weight_is_the_kernels() {
+    if !need_cgroup_v2() {
+        return;
+    }
+    let running = limited("weight", "weight = 37").start("echo ready; cat").ready();
+    let found = leaves("weight");
+    assert_eq!(fs::read_to_string(Path::new(&found[0]).join("cpu.weight")).unwrap_or_default(), "37\n");
+    running.end().succeeded();
+}
+
+#[test]
+fn the_status_tells_what_the_kernel_counted() {
+    if !need_cgroup_v2() {
+        return;
+    }
+    let jail =
+        limited("counted", "processes = 20").option("--json-status-fd=3").by_shell("exec \"$@\" 3>status");
+    let script = "for i in 1 2 3 4 5; do sleep 0.2 & done; wait
+                  i=0; while [ $i -lt 20000 ]; do i=$((i + 1)); done; echo ready; cat";
+    let running = jail.start(script).ready();
+    let leaf = leaves("counted").pop().expect("a leaf");
+    let counts = |file: &str| fs::read_to_string(Path::new(&leaf).join(file)).is_ok();
+    let [processes, swap] = ["pids.peak", "memory.swap.peak"].map(counts);
+    let pressure =
+        ["memory", "cpu", "io"].map(|resource| (resource, counts(&format!("{resource}.pressure"))));
+    running.end().succeeded();
+    let text = fs::read_to_string(jail.place.join("here/status")).expect("read the status");
+    let end: serde_json::Value = serde_json::from_str(text.lines().last().expect("a line")).expect("JSON");
+    assert!(end["cpu-usec"].as_u64().is_some_and(|time| time > 0), "{text}");
+    assert_eq!(end["forks-refused"], 0, "{text}");
+    let peak = end["processes-peak"].as_u64();
+    assert!(
+        if processes { peak.is_some_and(|peak| (7..20).contains(&peak)) } else { peak.is_none() },
+        "{text}"
+    );
+    assert_eq!(end["swap-peak"].as_u64(), swap.then_some(0), "{text}");
+    for (resource, counted) in pressure {
+        assert_eq!(end["pressure"][resource]["some-usec"].is_u64(), counted, "{resource}: {text}");
+    }
+}
+
+#[test]
 fn no_file_may_be_larger_than_disk() {
     let jail =
         Jail::tools("[workspace]\nmode = \"direct\"\npath = \"PLACE/work\"\n[limits]\ndisk = \"2M\"\n");

@@ -137,6 +137,7 @@ fn every_section_is_read() {
         swap = 0
         cpus = 1.5
         processes = 512
+        weight = 50
         open_files = 1_024
         disk = "4G"
         time = "1h30m"
@@ -174,6 +175,7 @@ fn every_section_is_read() {
     assert_eq!(spec.limits.memory, Some(2 << 30));
     assert_eq!(spec.limits.swap, Some(0));
     assert_eq!(spec.limits.cpus, Some(1.5));
+    assert_eq!(spec.limits.weight, Some(50));
     assert_eq!(spec.limits.open_files, Some(1024));
     assert_eq!(spec.limits.time, Some(Duration::from_secs(5400)));
     assert_eq!(spec.hardening.degrade, [Degradable::Cgroup, Degradable::Landlock]);
@@ -297,6 +299,7 @@ fn sizes_and_times_out_of_range_are_refused() {
     is_refused_at("[limits]\nprocesses = 0", "2:13", "from 1 to");
     is_refused_at("[limits]\nprocesses = 99999999999999999999999", "2:13", "from 1 to");
     is_refused_at("[limits]\nopen_files = -5", "2:14", "from 1 to");
+    is_refused_at("[limits]\nweight = 10001", "2:10", "from 1 to 10000");
     for bad in ["0", "-1", "nan", "inf", "1e300", "0.001"] {
         is_refused_at(&format!("[limits]\ncpus = {bad}"), "2:8", "0.01");
     }

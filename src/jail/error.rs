@@ -6,6 +6,7 @@ use nix::errno::Errno;
 
 use crate::caller::LocateError;
 use crate::error::{StageError, status};
+use crate::layer::cgroup::Size;
 use crate::path::HostPath;
 use crate::rootfs::RootfsError;
 use crate::spec::Position;
@@ -73,6 +74,14 @@ pub enum JailError {
         /// What it is.
         what: &'static str,
     },
+    /// The places of `[tmpfs]` leave nothing.
+    #[error("cannot divide `disk`: of {} the places of [tmpfs] take {}", Size(*disk), Size(*taken))]
+    Disk {
+        /// Bytes of `disk`.
+        disk: u64,
+        /// Bytes of `[tmpfs]`.
+        taken: u64,
+    },
     /// A text that no system call can take.
     #[error("cannot use {what} `{text}`: it holds a NUL byte")]
     Nul {
@@ -103,6 +112,7 @@ impl StageError for JailError {
                 "or accept a weaker jail: `landlock = \"best-effort\"` or `degrade = [\"landlock\"]` under [hardening]".into(),
             ],
             JailError::Stream { .. } => one("redirect it to a file, a pipe or /dev/null"),
+            JailError::Disk { .. } => one("`disk` is for /tmp, the home directory and the like too: make it larger"),
             JailError::Locate(error) => error.hints(),
             _ => Vec::new(),
         }

@@ -444,7 +444,7 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Size,
         default: "half of the host's memory, and no bound on one file",
         sample: "\"4G\"",
-        doc: "What the jail may write to its own places, and the largest file.",
+        doc: "What the jail's own places may hold together, and the largest file that it may write anywhere.",
     },
     Key {
         section: "limits",
