@@ -116,16 +116,19 @@ impl Channel {
         })
     }
 
-    /// Tells the jail.
+    /// Tells the jail. One that is gone needs no order: it has reported why.
     ///
     /// # Errors
-    /// As sendmsg(2): EPIPE when it is gone.
+    /// As sendmsg(2). The jail would wait for ever.
     pub fn order(&self, order: Order) -> Result<(), Errno> {
         let byte = match order {
             Order::Mapped => b'm',
             Order::Proceed => b'p',
         };
-        socket::send(self.0.as_fd(), &[byte], None)
+        match socket::send(self.0.as_fd(), &[byte], None) {
+            Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(()),
+            sent => sent,
+        }
     }
 
     /// Waits for an order. Allocates nothing.

@@ -13,7 +13,7 @@ use crate::jail::control::{Channel, Order};
 use crate::jail::error::SpawnError;
 use crate::jail::mounted::Mounted;
 use crate::jail::plan::{Plan, Step};
-use crate::jail::supervisor::{End, OnStart, Running, Signals, Started, Supervisor};
+use crate::jail::supervisor::{End, ORDERS, OnStart, Running, Signals, Started, Supervisor};
 use crate::jail::terminal::CallerTerminal;
 use crate::layer::cgroup;
 use crate::layer::identity::{Identity, Standing};
@@ -71,8 +71,7 @@ pub fn run(mut plan: Plan, supervision: Supervision<'_>) -> Result<End, SpawnErr
         let pid = child.pid();
         (Started { pid, namespaces: Inodes::of(pid) }, tell)
     });
-    // A child that is gone already has sent its report, which the loop reads.
-    let _ = ours.order(Order::Mapped);
+    ours.order(Order::Mapped).map_err(|e| preparing(ORDERS)(e.into()))?;
     (supervision.check)()?;
     Supervisor::new(&plan, ours, signals, child, supervision.terminal, supervision.time, started).supervise()
 }

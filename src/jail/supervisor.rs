@@ -23,6 +23,9 @@ use crate::sys::process::{self, Child};
 /// have been stopped from outside.
 const MARGIN: Duration = Duration::from_secs(1);
 
+/// What fails when an order cannot be sent.
+pub(super) const ORDERS: &str = "tell the jail's first process to go on";
+
 /// How a jail ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -195,8 +198,7 @@ impl<'a> Supervisor<'a> {
         };
         self.signals.let_others_through().map_err(preparing("unblock signals"))?;
         if self.terminal.is_none() {
-            // A child that is gone has reported why.
-            let _ = self.channel.order(Order::Proceed);
+            self.channel.order(Order::Proceed).map_err(preparing(ORDERS))?;
         }
         let mut failure = None;
         let mut end = None;
@@ -344,8 +346,9 @@ impl<'a> Supervisor<'a> {
             })?;
             self.relay = Some(relay);
         }
-        let _ = self.channel.order(Order::Proceed);
-        Ok(())
+        self.channel
+            .order(Order::Proceed)
+            .map_err(|cause| SpawnError::Prepare { what: ORDERS.into(), cause: cause.into() })
     }
 
     /// The command was stopped: so is the supervisor, as any job of the caller's shell.

@@ -77,9 +77,14 @@ impl Identity {
     /// # Errors
     /// As clone3(2) and write(2) on the maps.
     pub fn owner_namespace(self, owner: (u32, u32)) -> io::Result<OwnedFd> {
+        let parent = nix::unistd::getpid();
         match process::clone_into(libc::CLONE_NEWUSER, None)? {
             Side::Child => {
-                let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::SIGKILL);
+                let tied = nix::sys::prctl::set_pdeathsig(nix::sys::signal::SIGKILL);
+                // A parent that died before that sends no signal any more.
+                if tied.is_err() || nix::unistd::getppid() != parent {
+                    process::exit_now(1);
+                }
                 loop {
                     // Waits to be killed: the namespace lives on in its descriptor.
                     nix::unistd::pause();

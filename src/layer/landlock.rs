@@ -8,7 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, Compatible, PathBeneath, RestrictSelfAttr, Ruleset,
-    RulesetAttr, RulesetCreated, RulesetCreatedAttr, Scope,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr,
+    RulesetStatus, Scope,
 };
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, fcntl, open};
@@ -112,7 +113,9 @@ impl Armed {
         // What sandboxes within the jail deny is not for the host's audit log, which a jail could flood with it
         // (ABI 7). Denials of the command itself are not logged unless that is asked for.
         let quiet = ruleset.log_subdomains(false).map_err(|_| Errno::EINVAL)?;
-        quiet.restrict_self().map(drop).map_err(|_| Errno::last())
+        let status = quiet.restrict_self().map_err(|_| Errno::last())?;
+        // The crate takes a kernel that fails to tell its version for one without Landlock, and makes do.
+        if status.ruleset == RulesetStatus::NotEnforced { Err(Errno::EOPNOTSUPP) } else { Ok(()) }
     }
 
     fn ruleset(&self) -> Result<RulesetCreated, Errno> {

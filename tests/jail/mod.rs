@@ -382,7 +382,7 @@ pub fn run(mut command: Command) -> Ran {
 }
 
 /// Kills the process when it outlives our patience; until this is dropped.
-fn watch(process: u32) -> mpsc::Sender<()> {
+pub fn watch(process: u32) -> mpsc::Sender<()> {
     let (alive, over) = mpsc::channel::<()>();
     thread::spawn(move || {
         if over.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
