@@ -256,14 +256,7 @@ fn a_killed_supervisor_takes_the_jail_along() {
 
 /// The jail's first process, seen from outside.
 fn first_process(running: &Running) -> Pid {
-    let supervisor = running.pid();
-    let is_child = |pid: &Pid| {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        status.lines().any(|line| line == format!("PPid:\t{supervisor}"))
-    };
-    let processes = fs::read_dir("/proc").expect("read /proc").flatten();
-    let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::from_raw));
-    pids.find(is_child).expect("a child of the supervisor")
+    jail::child_of(running.pid()).expect("a child of the supervisor")
 }
 
 #[test]

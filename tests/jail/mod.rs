@@ -499,6 +499,17 @@ pub fn runs(words: &str) -> bool {
     lines.any(|line| line.windows(words.len()).any(|window| window == words.as_bytes()))
 }
 
+/// A child of a process: the jail's first process, of a supervisor.
+pub fn child_of(parent: Pid) -> Option<Pid> {
+    let is_child = |pid: &Pid| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.lines().any(|line| line == format!("PPid:\t{parent}"))
+    };
+    let processes = fs::read_dir("/proc").expect("read /proc").flatten();
+    let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::from_raw));
+    pids.find(is_child)
+}
+
 /// Waits until `done`, as long as our patience lasts.
 #[track_caller]
 pub fn until(what: &str, mut done: impl FnMut() -> bool) {
