@@ -203,11 +203,19 @@ fn a_failure_between_the_last_step_and_the_command_is_no_start_either() {
 #[test]
 fn a_supervisor_whose_calls_fail_leaves_nothing_and_weakens_nothing() {
     let ground = Ground::new();
-    // Without memory a Rust program is ended by SIGABRT, which is as good as being killed: below.
-    let memory = [libc::SYS_brk, libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_madvise];
+    // Without memory or random numbers the Rust runtime ends a program, which is as good as being killed:
+    // below.
+    let fatal = [
+        libc::SYS_brk,
+        libc::SYS_mmap,
+        libc::SYS_munmap,
+        libc::SYS_mremap,
+        libc::SYS_madvise,
+        libc::SYS_getrandom,
+    ];
     let calls = &ground.whole.calls[SUPERVISOR];
     for call in (ground.own_calls()..calls.len()).step_by(if everything() { 1 } else { 3 }) {
-        if memory.contains(&calls[call]) || calls[call] == libc::SYS_exit_group {
+        if fatal.contains(&calls[call]) || calls[call] == libc::SYS_exit_group {
             continue;
         }
         ground.fail(SUPERVISOR, call..call + 1, Errno::ENOMEM, |call, ran| {

@@ -43,6 +43,22 @@ fn a_process_that_takes_more_memory_than_it_may_is_killed_and_enter_says_so() {
 }
 
 #[test]
+fn memory_that_is_too_little_to_make_the_jail_is_told_and_leaves_nothing() {
+    if !need_cgroup_v2() {
+        return;
+    }
+    for memory in ["4K", "64K", "128K", "256K"] {
+        let ran = limited("little", &format!("memory = \"{memory}\"")).sh("tail -n 1 /dev/zero");
+        assert!([125, 137].contains(&ran.status), "{memory}: {ran}");
+        assert!(
+            ran.stderr.contains("jailmk: killed: memory ") || ran.stderr.contains("ENOMEM"),
+            "{memory}: {ran}"
+        );
+        assert_eq!(leaves("little"), Vec::<String>::new());
+    }
+}
+
+#[test]
 fn tmpfs_counts_as_memory() {
     if !need_cgroup_v2() {
         return;

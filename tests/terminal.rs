@@ -13,6 +13,15 @@ use nix::sys::termios::{Termios, tcgetattr};
 use nix::unistd::{Pid, ttyname};
 
 #[test]
+fn the_time_limit_ends_a_jail_on_a_terminal_too() {
+    let (status, shown) =
+        Terminal::of(Jail::small().option("--timeout=2s"), "trap '' HUP; sleep 93.25").end();
+    assert_eq!(status, Some(124), "{shown}");
+    assert!(shown.contains("the time limit is over"), "{shown}");
+    assert!(!runs("sleep\x0093.25"));
+}
+
+#[test]
 fn the_terminal_inside_is_the_jails_own() {
     let script = "tty; for n in 0 1 2; do readlink /proc/self/fd/$n; done; echo /dev/pts/*; echo to the terminal >/dev/tty";
     let (status, shown) = Terminal::of(Jail::small(), script).end();

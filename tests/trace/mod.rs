@@ -87,7 +87,7 @@ pub fn run(mut command: Command, place: &Path, fault: Option<Fault>) -> Traced {
     command = shell;
     command.stdin(Stdio::null());
     command.stdout(File::create(&out).expect("make a file")).stderr(File::create(&err).expect("make a file"));
-    let child = command.spawn().expect("start sh");
+    let mut child = command.spawn().expect("start sh");
     let first = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
     waitpid(first, Some(WaitPidFlag::WUNTRACED)).expect("wait for sh");
     let options = Options::PTRACE_O_TRACESYSGOOD
@@ -103,6 +103,8 @@ pub fn run(mut command: Command, place: &Path, fault: Option<Fault>) -> Traced {
     let watch = watch(child.id());
     let status = tracer.follow(first);
     drop(watch);
+    // Waited for already, as a tracer does.
+    let _ = child.wait();
     let text = |path: &Path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
     let mut processes = tracer.processes;
     let calls = tracer.pids.iter().map(|pid| processes.remove(pid).map_or(Vec::new(), |p| p.calls)).collect();
