@@ -25,7 +25,7 @@ pub fn limits() -> Verdict {
         Ok(match weaker {
             _ if !processors => {
                 Verdict::degraded(format!("a leaf in {group}, but without the cpu controller"))
-                    .cure("have systemd delegate it: `Delegate=yes` in the unit or scope that starts jailmk")
+                    .cure("have systemd delegate it: `Delegate=cpu memory pids io` in user@.service, or `Delegate=yes` in the unit that starts jailmk")
             }
             Some(weaker) => Verdict::degraded(format!("a leaf in {group}, but {weaker}")),
             None => Verdict::works(format!("a leaf in {group} took all limits")),

@@ -6,6 +6,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use crate::jail::watch;
 use nix::errno::Errno;
@@ -35,6 +36,8 @@ pub enum Act {
     Fail(Errno),
     /// This process dies; the call itself is made, if its maker lives.
     Kill(Index),
+    /// It takes so long.
+    Delay(Duration),
 }
 
 /// What a traced command came to.
@@ -160,12 +163,11 @@ impl Tracer {
     /// Whether the calls of a process matter: all of them when nothing fails, until the fault those of its
     /// process.
     fn is_watched(&self, pid: Pid) -> bool {
-        let counts =
-            self.processes.get(&pid).is_none_or(|followed| followed.counts || followed.result.is_some());
-        let Some(fault) = self.fault else { return counts };
-        let is_its = self.pids.get(fault.process).is_none_or(|its| *its == pid);
-        let in_progress = self.processes.get(&pid).is_some_and(|followed| followed.result.is_some());
-        in_progress || (counts && is_its && self.at.is_none())
+        let Some(followed) = self.processes.get(&pid) else { return true };
+        let Some(fault) = self.fault else { return followed.counts };
+        let is_its = self.pids.get(fault.process) == Some(&pid);
+        // The call that is failing has yet to get its result.
+        followed.result.is_some() || (followed.counts && is_its && self.at.is_none())
     }
 
     /// A process that is killed meanwhile is gone at the next request: ESRCH.
@@ -235,6 +237,7 @@ impl Tracer {
                 registers.orig_rax = u64::MAX;
                 let _ = ptrace::setregs(pid, registers);
             }
+            Act::Delay(time) => std::thread::sleep(time),
             Act::Kill(victim) => {
                 if let Some(victim) = self.pids.get(victim) {
                     let _ = kill(*victim, Signal::SIGKILL);

@@ -99,9 +99,22 @@ impl std::error::Error for Refusals {}
 
 impl fmt::Display for Refusals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, refusal) in self.0.iter().enumerate() {
-            let separator = if index == 0 { "" } else { "; " };
-            write!(f, "{separator}{} {}", printable(refusal.group.as_os_str()), refusal.reason)?;
+        let mut before: Option<&RefusalReason> = None;
+        for refusal in &self.0 {
+            // What holds for a group holds for most of those above it, too: told once.
+            let reason = &refusal.reason;
+            let told = before.is_some_and(|before| {
+                matches!(
+                    (before, reason),
+                    (RefusalReason::NotWritable, RefusalReason::NotWritable)
+                        | (RefusalReason::Managed, RefusalReason::Managed)
+                )
+            });
+            if !told {
+                let separator = if before.is_none() { "" } else { "; " };
+                write!(f, "{separator}{} {reason}", printable(refusal.group.as_os_str()))?;
+            }
+            before = Some(reason);
         }
         Ok(())
     }
@@ -447,12 +460,17 @@ mod tests {
     }
 
     #[test]
-    fn every_refused_group_is_named_with_its_reason() {
+    fn every_reason_is_told_with_the_nearest_group_that_it_holds_for() {
         let refusals = Refusals(vec![
+            Refusal { group: "/g/a/b".into(), reason: RefusalReason::NotWritable },
+            Refusal { group: "/g/a".into(), reason: RefusalReason::NotWritable },
             Refusal { group: "/g/a".into(), reason: RefusalReason::HoldsProcesses },
             Refusal { group: "/g".into(), reason: RefusalReason::Lacks(vec!["cpu", "pids"]) },
         ]);
-        assert_eq!(refusals.to_string(), "/g/a holds processes itself; /g has no cpu, pids controller");
+        assert_eq!(
+            refusals.to_string(),
+            "/g/a/b is not writable by this user; /g/a holds processes itself; /g has no cpu, pids controller"
+        );
     }
 
     #[test]

@@ -244,6 +244,8 @@ fn scope(name: &str) -> Writer {
         properties.property("Description", "s", |value| value.string("jailmk: a jail and its supervisor"));
         // 0 is whoever is at the other end of the socket: right also from another PID namespace.
         properties.property("PIDs", "au", |value| value.array(4, |pids| pids.u32(0)));
+        // Which also makes OOMPolicy= `continue` (systemd 253): the manager would end the supervisor with its
+        // jail, before that could tell why.
         properties.property("Delegate", "b", |value| value.u32(1));
         // Nothing stays to be reset when the kernel has killed for want of memory.
         properties.property("CollectMode", "s", |value| value.string("inactive-or-failed"));
