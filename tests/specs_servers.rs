@@ -64,8 +64,9 @@ files = [
 ]
 "#;
     let script = r#"
-        works "test of the configuration" nginx -e stderr -t
         until_works curl -sf http://127.0.0.1:8080/
+        # Not while the server starts, for it takes the ports too.
+        works "test of the configuration" nginx -e stderr -t
         says "a page" "<p>hello</p>" curl -sS http://127.0.0.1:8080/
         says "its type" "text/html; charset=utf-8" curl -sS -o /dev/null -w '%{content_type}' http://127.0.0.1:8080/
         says "no page" 404 curl -sS -o /dev/null -w '%{http_code}' http://127.0.0.1:8080/none

@@ -110,9 +110,13 @@ impl Collector<'_> {
             Err(cause) => match demand {
                 Demand::Required(at) => Err(ClosureError::Program { path: to, at: at.clone(), cause }),
                 Demand::Optional => {
-                    // What a linker reads, `.o` files, no loader ever asks for.
-                    let for_linkers = matches!(&cause, SearchError::Malformed(malformed) if malformed.defect == Defect::Type);
-                    if !for_linkers {
+                    // What a linker reads, `.o` files, no loader ever asks for, nor for what is another
+                    // system's; a program that does gets its own note.
+                    let for_others = matches!(
+                        &cause,
+                        SearchError::Malformed(malformed) if matches!(malformed.defect, Defect::Type | Defect::OsAbi)
+                    );
+                    if !for_others {
                         self.note(Note::Unresolved { path: to, error: cause });
                     }
                     Ok(())
