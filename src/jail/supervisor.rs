@@ -246,7 +246,8 @@ impl<'a> Supervisor<'a> {
                     Ok(Some(Report::StepFailed { step, errno })) => {
                         failure = Some(self.step_failed(step, errno));
                     }
-                    Ok(None) | Err(_) => break,
+                    Ok(None) => break,
+                    Err(cause) => return Err(preparing("hear from the jail's first process")(cause)),
                 }
             }
             self.enforce_deadline();

@@ -97,8 +97,10 @@ impl Identity {
                     write_map(child.pid, "gid_map", &format!("{} {} 1", owner.1, self.gid))?;
                     fs::File::open(format!("/proc/{}/ns/user", child.pid))
                 })();
-                let _ = nix::sys::signal::kill(child.pid, nix::sys::signal::SIGKILL);
-                let _ = waitpid(child.pid, None);
+                // One that cannot be killed goes with this process, and is not waited for.
+                if nix::sys::signal::kill(child.pid, nix::sys::signal::SIGKILL).is_ok() {
+                    let _ = waitpid(child.pid, None);
+                }
                 made.map(OwnedFd::from)
             }
         }
