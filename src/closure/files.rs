@@ -1,9 +1,9 @@
 //! `files` and `packages`: globs, copies and texts of the spec.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use globset::{Glob, GlobMatcher};
-use walkdir::WalkDir;
+use walkdir::{DirEntry, WalkDir};
 
 use super::close::{Demand, Incoming, Moved};
 use super::collect::{Collector, glob, virtual_top};
@@ -204,37 +204,103 @@ fn enter_below(
     reason: &Reason,
     matches: &mut usize,
 ) -> Result<(), ClosureError> {
-    let host_prefix = collector.root.host_path(real_prefix);
-    collector.root.look_at(real_prefix);
-    let mut walk =
-        WalkDir::new(&host_prefix).follow_links(false).sort_by_file_name().min_depth(1).into_iter();
-    while let Some(entry) = walk.next() {
-        let entry = entry.map_err(|error| list_error(real_prefix, error))?;
-        let Ok(relative) = entry.path().strip_prefix(&host_prefix) else { continue };
-        let written = plan.prefix.join(relative);
-        let real = real_prefix.join(relative);
-        let kind = kind(entry.file_type());
-        if kind == FileKind::Directory {
-            collector.root.look_at(&real);
+    let mut places = vec![Spot { written: plan.prefix.clone(), real: real_prefix.to_owned() }];
+    for (depth, step) in plan.steps.iter().enumerate() {
+        let is_last = depth + 1 == plan.steps.len() && !plan.open_ended;
+        let mut below = Vec::new();
+        for place in &places {
+            collector.root.look_at(&place.real);
+            let names = collector
+                .root
+                .list(&place.real)
+                .map_err(|cause| ClosureError::List { path: place.real.clone(), cause: cause.into() })?;
+            for name in names.iter().filter(|name| step.is_match(Path::new(name))) {
+                let spot = Spot { written: place.written.join(name), real: place.real.join(name) };
+                // What goes between the look at the directory and this one was not there.
+                let Ok(stat) = collector.root.stat(&spot.real) else { continue };
+                match FileKind::of(&stat) {
+                    kind if is_last => enter_match(collector, plan, &spot, kind, reason, matches)?,
+                    FileKind::Directory if !spot.is_barren(collector) => below.push(spot),
+                    _ => {}
+                }
+            }
         }
-        let is_virtual = virtual_top(&jail_path(&real)).is_some();
-        let excluded = collector.is_excluded(&written) || collector.is_excluded(&real);
-        let is_barren = || {
-            is_virtual
-                || !plan.may_match_below(relative)
-                || collector.is_excluded_below(&written)
-                || collector.is_excluded_below(&real)
-        };
-        if kind == FileKind::Directory && is_barren() {
-            walk.skip_current_dir();
+        places = below;
+    }
+    if plan.is_literal() || plan.open_ended {
+        for place in places {
+            enter_all_below(collector, plan, &place, reason, matches)?;
         }
-        if excluded || is_virtual || !plan.matches(&written) {
-            continue;
-        }
-        *matches += 1;
-        enter_node(collector, &real, kind, reason)?;
     }
     Ok(())
+}
+
+fn enter_all_below(
+    collector: &mut Collector<'_>,
+    plan: &Plan,
+    top: &Spot,
+    reason: &Reason,
+    matches: &mut usize,
+) -> Result<(), ClosureError> {
+    let host_top = collector.root.host_path(&top.real);
+    collector.root.look_at(&top.real);
+    let mut walk = walk(&host_top).into_iter();
+    while let Some(entry) = walk.next() {
+        let entry = entry.map_err(|error| list_error(&top.real, error))?;
+        let Ok(relative) = entry.path().strip_prefix(&host_top) else { continue };
+        let spot = Spot { written: top.written.join(relative), real: top.real.join(relative) };
+        let kind = kind(entry.file_type());
+        if kind == FileKind::Directory {
+            collector.root.look_at(&spot.real);
+            if spot.is_barren(collector) {
+                walk.skip_current_dir();
+            }
+        }
+        enter_match(collector, plan, &spot, kind, reason, matches)?;
+    }
+    Ok(())
+}
+
+fn enter_match(
+    collector: &mut Collector<'_>,
+    plan: &Plan,
+    spot: &Spot,
+    kind: FileKind,
+    reason: &Reason,
+    matches: &mut usize,
+) -> Result<(), ClosureError> {
+    let Spot { written, real } = spot;
+    if !plan.matches(written)
+        || virtual_top(&jail_path(real)).is_some()
+        || collector.is_excluded(written)
+        || collector.is_excluded(real)
+    {
+        return Ok(());
+    }
+    *matches += 1;
+    enter_node(collector, real, kind, reason)
+}
+
+/// A path as a pattern has it, and where that really is.
+struct Spot {
+    written: PathBuf,
+    real: PathBuf,
+}
+
+impl Spot {
+    /// Whether nothing below the directory can enter.
+    fn is_barren(&self, collector: &Collector<'_>) -> bool {
+        virtual_top(&jail_path(&self.real)).is_some()
+            || collector.is_excluded_below(&self.written)
+            || collector.is_excluded_below(&self.real)
+    }
+}
+
+/// All that is below a directory, each directory's names in order.
+fn walk(top: &HostPath) -> WalkDir {
+    // Whole paths, of which only the names differ: a name would be looked for in each of them first.
+    let by_name = |a: &DirEntry, b: &DirEntry| a.path().as_os_str().cmp(b.path().as_os_str());
+    WalkDir::new(top).follow_links(false).sort_by(by_name).min_depth(1)
 }
 
 fn kind(kind: std::fs::FileType) -> FileKind {
@@ -309,22 +375,6 @@ impl Plan {
     fn matches(&self, path: &Path) -> bool {
         self.literal || self.whole.is_match(path)
     }
-
-    /// Whether something below the directory at `relative`, counted from the prefix, may match.
-    fn may_match_below(&self, relative: &Path) -> bool {
-        if self.literal {
-            return true;
-        }
-        let mut depth = 0;
-        for (component, step) in relative.components().zip(&self.steps) {
-            let Component::Normal(name) = component else { return false };
-            if !step.is_match(name) {
-                return false;
-            }
-            depth += 1;
-        }
-        self.open_ended || depth < self.steps.len()
-    }
 }
 
 fn enter_copy(
@@ -393,8 +443,7 @@ impl Copy<'_> {
         }
         let host: HostPath = self.source.host_path(real);
         self.source.look_at(real);
-        let walk = WalkDir::new(&host).follow_links(false).sort_by_file_name().min_depth(1);
-        for entry in walk {
+        for entry in walk(&host) {
             let entry = entry.map_err(|error| list_error(real, error))?;
             let Ok(relative) = entry.path().strip_prefix(&host) else { continue };
             let target = relative.iter().fold(to.clone(), |path, name| path.child(name));
@@ -430,22 +479,47 @@ impl Copy<'_> {
 mod tests {
     use super::*;
 
-    fn enters(pattern: &str, directory: &str) -> bool {
-        let at = Position { file: "spec.toml".into(), line: 1, column: 1 };
-        Plan::new(pattern, &at).unwrap().may_match_below(Path::new(directory))
+    /// The directories of a tree that the pattern has looked into, and what it found.
+    fn looks(name: &str, pattern: &str) -> (Vec<String>, Vec<String>) {
+        let top = std::env::temp_dir().join(format!("jailmk-files-{name}-{}", std::process::id()));
+        for file in ["a-gnu/x/f", "a-gnu/y/f", "b-gnu/x/f", "c-gnu/x/f", "share/y"] {
+            let file = top.join("lib").join(file);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, "").unwrap();
+        }
+        let root = SourceRoot::open(HostPath::absolute(&top).unwrap()).unwrap();
+        let spec = crate::spec::parse(&format!("[rootfs]\nfiles = [\"{pattern}\"]\n"), "x.toml").unwrap();
+        let mut collector = Collector::new(&root, &spec).unwrap();
+        enter_rule(&mut collector, &spec, &spec.rootfs.files[0]).unwrap();
+        let found = collector.closure.entries.iter().filter(|(_, entry)| entry.node != Node::Directory);
+        let found = found.map(|(path, _)| path.to_string()).collect();
+        let inside = |path: HostPath| {
+            let inside = path.as_path().strip_prefix(&top).unwrap().to_str().unwrap().to_owned();
+            top.join(&inside).is_dir().then_some(inside)
+        };
+        let looked_at = root.looked_at().into_iter().filter_map(inside).collect();
+        std::fs::remove_dir_all(&top).unwrap();
+        (looked_at, found)
     }
 
     #[test]
-    fn only_directories_that_a_pattern_can_match_in_are_walked() {
-        assert!(enters("/usr/lib/{a,b}-gnu/x/*", "a-gnu") && enters("/usr/lib/{a,b}-gnu/x/*", "b-gnu/x"));
-        assert!(!enters("/usr/lib/{a,b}-gnu/x/*", "c-gnu") && !enters("/usr/lib/{a,b}-gnu/x/*", "a-gnu/y"));
-        assert!(!enters("/usr/bin/{a,b}", "a"));
-        assert!(enters("/usr/*/{a,**}", "x/y/z"));
+    fn only_directories_that_a_pattern_can_match_in_are_looked_into() {
+        let (directories, found) = looks("steps", "/lib/{a,b}-gnu/x/*");
+        assert_eq!(found, ["/lib/a-gnu/x/f", "/lib/b-gnu/x/f"]);
+        let into = |name: &str| directories.iter().any(|directory| directory == name);
+        assert!(into("lib/a-gnu/x") && into("lib/b-gnu/x"), "{directories:?}");
+        assert!(!into("lib/c-gnu") && !into("lib/a-gnu/y"), "{directories:?}");
+    }
+
+    #[test]
+    fn two_stars_match_at_any_depth() {
+        let (_, found) = looks("stars", "/lib/?-gnu/**/f");
+        assert_eq!(found, ["/lib/a-gnu/x/f", "/lib/a-gnu/y/f", "/lib/b-gnu/x/f", "/lib/c-gnu/x/f"]);
     }
 
     #[test]
     fn a_slash_in_braces_or_brackets_hides_nothing() {
-        assert!(enters("/usr/{lib/x,share}/y", "lib/x") && enters("/usr/{lib/x,share}/y", "share"));
-        assert!(enters("/usr/a[!/]b/c", "aXb") && enters("/usr/{a/{b,c},d}/*", "a/b"));
+        assert_eq!(looks("braces", "/lib/{a-gnu/x,share}/{f,y}").1, ["/lib/a-gnu/x/f", "/lib/share/y"]);
+        assert_eq!(looks("brackets", "/lib/a[!/]gnu/y/f").1, ["/lib/a-gnu/y/f"]);
     }
 }

@@ -290,23 +290,28 @@ impl SourceRoot {
 
     /// The names in a directory, sorted; empty when it is missing or may not be read.
     pub fn names(&self, path: &Path) -> Vec<OsString> {
+        self.list(path).unwrap_or_default()
+    }
+
+    /// The names in a directory, sorted.
+    ///
+    /// # Errors
+    /// As openat2(2) and getdents(2).
+    pub fn list(&self, path: &Path) -> Result<Vec<OsString>, Errno> {
+        use std::os::unix::ffi::OsStrExt;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-        let Ok(mut directory) = self.open_inside(path, flags, resolve).and_then(nix::dir::Dir::from_fd)
-        else {
-            return Vec::new();
-        };
-        let mut names: Vec<OsString> = directory
-            .iter()
-            .filter_map(Result::ok)
-            .map(|entry| {
-                use std::os::unix::ffi::OsStrExt;
-                OsStr::from_bytes(entry.file_name().to_bytes()).to_owned()
-            })
-            .filter(|name| name != "." && name != "..")
-            .collect();
+        let mut directory = self.open_inside(path, flags, resolve).and_then(nix::dir::Dir::from_fd)?;
+        let mut names = Vec::new();
+        for entry in directory.iter() {
+            let name = entry?;
+            let name = OsStr::from_bytes(name.file_name().to_bytes());
+            if name != "." && name != ".." {
+                names.push(name.to_owned());
+            }
+        }
         names.sort_unstable();
-        names
+        Ok(names)
     }
 
     /// Whether `path` is a directory that may be entered, links followed inside the tree.
