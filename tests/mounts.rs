@@ -94,6 +94,60 @@ fn the_specs_own_files_in_a_direct_workspace_cannot_be_changed_moved_or_replaced
 }
 
 #[test]
+fn protected_names_that_are_there_cannot_be_changed_moved_or_replaced_in_a_direct_workspace() {
+    let jail = at_work("");
+    let names =
+        [".git/config", ".git/hooks/there", ".envrc", ".vscode/tasks.json", ".github/workflows/ci.yml"];
+    for name in names {
+        jail.place.file(format!("work/{name}"), "host\n");
+    }
+    jail.place.file("work/.git/HEAD", "host\n");
+    jail.place.file("work/.github/other", "host\n");
+    let ran = jail.sh(
+        "for f in .git/config .git/hooks/there .envrc .vscode/tasks.json .github/workflows/ci.yml; do
+           (echo evil >$f) 2>/dev/null; (echo evil >x; mv -f x $f) 2>/dev/null; rm -f $f 2>/dev/null; ln -f .git/HEAD $f 2>/dev/null
+         done
+         echo evil >.git/hooks/new; mkdir .vscode/new; rm -rf .git .github .vscode; mv .git g; mv .github g; mv .vscode g
+         mkdir -p g; echo fine >.git/HEAD; echo fine >.github/other; ls -A",
+    );
+    for name in names {
+        let content = fs::read_to_string(jail.place.join("work").join(name));
+        assert_eq!(content.ok().as_deref(), Some("host\n"), "{name}: {ran}");
+    }
+    assert!(!jail.place.join("work/.git/hooks/new").exists(), "{ran}");
+    // What is history, or nobody's business, is the jail's to write.
+    for name in [".git/HEAD", ".github/other"] {
+        assert_eq!(
+            fs::read_to_string(jail.place.join("work").join(name)).ok().as_deref(),
+            Some("fine\n"),
+            "{name}: {ran}"
+        );
+    }
+    assert!(ran.stderr.contains("new and deeper ones can be written"), "{ran}");
+    assert!(!ran.stderr.contains("the jail has written it"), "{ran}");
+}
+
+#[test]
+fn protected_names_that_came_to_a_direct_workspace_are_told_at_the_end() {
+    let jail = at_work("");
+    symlink("elsewhere", jail.place.join("work/.vscode")).expect("make a link");
+    let ran = jail
+        .sh("echo x >.envrc; mkdir -p .git/hooks; rm .vscode; ln -s other .vscode; echo x >fine; exit 7")
+        .ended(7);
+    let told: Vec<&str> =
+        ran.complaints().into_iter().filter(|line| line.starts_with("jailmk: look at ")).collect();
+    assert_eq!(
+        told,
+        [
+            "jailmk: look at .vscode before you go on, the jail has written it: editor configuration",
+            "jailmk: look at .envrc before you go on, the jail has written it: environment of a directory",
+            "jailmk: look at .git/hooks before you go on, the jail has written it: git directory",
+        ],
+        "{ran}"
+    );
+}
+
+#[test]
 fn a_missing_workspace_is_refused() {
     Jail::tools(WORKSPACE).sh("true").refused(125, "cannot open the workspace `");
 }

@@ -19,7 +19,7 @@ use crate::layer::cgroup;
 use crate::layer::identity::{Identity, Standing};
 use crate::layer::mounts::{self, Tree};
 use crate::rootfs::RootfsError;
-use crate::sys::mount;
+use crate::sys::mount::{self, Submounts};
 use crate::sys::process::{self, Side};
 
 /// What the supervisor does beside the plan.
@@ -78,6 +78,14 @@ fn prepare_as_root(plan: &mut Plan) -> Result<(), SpawnError> {
     let identity = plan.identity;
     for step in &mut plan.steps {
         let words = step.to_string();
+        if let Step::Mount(Mounted::Overlay(overlay)) = step {
+            for tree in [&mut overlay.lower, &mut overlay.store] {
+                let made = prepare_tree(tree, identity, Owners::Mapped, Submounts::LeftOut);
+                let failed = |cause| SpawnError::Prepare { what: words.clone(), cause };
+                tree.prepared = Some(made.map_err(failed)?);
+            }
+            continue;
+        }
         let (tree, made) = match step {
             // Built by root for whoever runs in it: the jail reads what others may read.
             Step::Root(tree) => {
@@ -85,7 +93,8 @@ fn prepare_as_root(plan: &mut Plan) -> Result<(), SpawnError> {
                 (tree, made)
             }
             Step::Mount(Mounted::Host(mounts::Armed { tree, .. })) => {
-                let made = prepare_tree(tree, identity);
+                let owners = if tree.flags.read_only { Owners::MappedIfPossible } else { Owners::Mapped };
+                let made = prepare_tree(tree, identity, owners, Submounts::Included);
                 (tree, made)
             }
             _ => continue,
@@ -95,14 +104,27 @@ fn prepare_as_root(plan: &mut Plan) -> Result<(), SpawnError> {
     Ok(())
 }
 
-fn prepare_tree(tree: &Tree, identity: Identity) -> io::Result<OwnedFd> {
-    let detached = tree.source.clone_tree()?;
+/// Whether a tree must show its owner's files as the jail's own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owners {
+    /// It must.
+    Mapped,
+    /// Where it may only read, the jail does with what others may read.
+    MappedIfPossible,
+}
+
+fn prepare_tree(
+    tree: &Tree,
+    identity: Identity,
+    owners: Owners,
+    submounts: Submounts,
+) -> io::Result<OwnedFd> {
+    let detached = tree.source.clone_with(submounts)?;
     if tree.source.owner != (identity.uid, identity.gid) {
         let users = identity.owner_namespace(tree.source.owner)?;
         match mount::map_owners(detached.as_fd(), users.as_fd()) {
             Ok(()) => {}
-            // Where it may only read, the jail does with what others may read.
-            Err(_) if tree.flags.read_only => {}
+            Err(_) if owners == Owners::MappedIfPossible => {}
             Err(Errno::EINVAL) => return Err(io::Error::other(NoIdmap)),
             Err(error) => return Err(error.into()),
         }

@@ -45,6 +45,7 @@ pub(super) struct WorkspacePart {
     pub at: Position,
     pub path: Option<Placed<PathBuf>>,
     pub mode: Option<WorkspaceMode>,
+    pub protect: Vec<Placed<String>>,
 }
 
 impl Document {
@@ -73,6 +74,7 @@ impl Document {
                 at: later.at,
                 path: later.path.or(earlier.path),
                 mode: later.mode.or(earlier.mode),
+                protect: earlier.protect.into_iter().chain(later.protect).collect(),
             }),
             (earlier, later) => later.or(earlier),
         };
@@ -130,6 +132,7 @@ impl Document {
             workspace: self.workspace.map(|part| Workspace {
                 path: part.path.unwrap_or(Placed { value: PathBuf::from("."), at: part.at }),
                 mode: part.mode.unwrap_or(WorkspaceMode::ReadOnly),
+                protect: part.protect,
             }),
             mounts: mounts.into_iter().map(|mount| mount.value).collect(),
             tmpfs: tmpfs.into_iter().map(|(path, size)| (path, size.value)).collect(),

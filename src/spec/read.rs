@@ -192,16 +192,21 @@ impl Reader<'_> {
     }
 
     fn workspace(&self, table: &DeTable<'_>, at: Position) -> Result<WorkspacePart> {
-        let mut workspace = WorkspacePart { at, path: None, mode: None };
+        let mut workspace = WorkspacePart { at, path: None, mode: None, protect: Vec::new() };
         for field in self.fields("workspace", table)? {
             match field.key.name {
                 "path" => workspace.path = Some(self.placed(&field, value::caller_path)?),
                 "mode" => {
                     workspace.mode = Some(match self.choice(&field)? {
+                        "review" => WorkspaceMode::Review,
                         "direct" => WorkspaceMode::Direct,
                         "read-only" => WorkspaceMode::ReadOnly,
                         other => unhandled(other),
                     });
+                }
+                "protect" => {
+                    workspace.protect =
+                        self.texts(&field, |text| value::workspace_glob(text).map(str::to_owned))?
                 }
                 other => unhandled(other),
             }
