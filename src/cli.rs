@@ -159,6 +159,9 @@ struct Diff {
 struct Apply {
     #[command(flatten)]
     spec: SpecArgument,
+    /// Show each change and ask; a file can be taken in parts
+    #[arg(short, long)]
+    interactive: bool,
     /// Apply protected changes at or below PATH as well
     #[arg(long, value_name = "PATH")]
     protected: Vec<OsString>,

@@ -71,6 +71,46 @@ fn everything_or_what_is_named_comes_over() {
 }
 
 #[test]
+fn changes_can_be_chosen_one_by_one_and_files_in_parts() {
+    if !need_overlay() {
+        return;
+    }
+    let jail = reviewed();
+    let long: String = (0..60).map(|n| format!("{n}\n")).collect();
+    jail.place.file("work/long", &long);
+    jail.place.file("work/other", "host\n");
+    jail.sh("{ seq 0 4; echo five; seq 6 49; echo fifty; seq 51 59; } >new; mv new long
+             mkdir d; echo x >d/new; mkdir no; echo x >no/thing; echo jail >other; mkdir .vscode; echo x >.vscode/t")
+        .succeeded();
+    let interactive = |answers: &str| {
+        let mut running = jail::Running::start(jail.command("apply", &["-i".as_ref()]));
+        running.say(answers.as_bytes());
+        running.end()
+    };
+    let ran = interactive("?\ny\ns\nn\ny\nn\nn\n").ended(1);
+    assert_eq!(left(&ran), [".vscode/t: held back: editor configuration"]);
+    assert!(
+        ran.stderr.contains("apply changed long [y,n,s,a,q,?] s\napply part 1 of 2 [y,n,q,?] n\n"),
+        "{ran}"
+    );
+    assert!(ran.stdout.contains("@@ -48,7 +48,7 @@\n 47\n 48\n 49\n-50\n+fifty\n"), "{ran}");
+    assert!(ran.stdout.ends_with("added    d/new\nchanged  long\n"), "{ran}");
+    assert_eq!(read(&jail, "long"), long.replace("50\n", "fifty\n"));
+    assert_eq!((read(&jail, "d/new"), read(&jail, "other")), ("x\n".into(), "host\n".into()));
+    assert!(!jail.place.join("work/no").exists());
+    // The part that was not taken is a change of the file as it is now, and no conflict.
+    assert_eq!(changes(&jail)[1..], ["changed  long", "added    no/thing", "changed  other"]);
+    let patch = jail.jailmk("diff", &["-p", "--", "long"]).succeeded().stdout;
+    assert!(patch.contains("+five") && !patch.contains("fifty"), "{patch}");
+    interactive("n\nq\n").ended(1);
+    interactive("").ended(1);
+    assert_eq!(changes(&jail).len(), 4);
+    interactive("a\n").ended(1);
+    assert_eq!(read(&jail, "long"), long.replace("50\n", "fifty\n").replace("\n5\n", "\nfive\n"));
+    assert_eq!(changes(&jail).len(), 1);
+}
+
+#[test]
 fn what_becomes_another_kind_of_file_comes_over_as_that() {
     if !need_overlay() {
         return;

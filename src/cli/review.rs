@@ -9,9 +9,9 @@ use crate::caller::Caller;
 use crate::path::printable;
 use crate::rootfs::State;
 use crate::spec::Spec;
-use crate::workspace::apply::{self, Choice, Left};
+use crate::workspace::apply::{self, Choice, Decision, Left};
 use crate::workspace::changes::{Change, Changes};
-use crate::workspace::patch::{Count, Sides};
+use crate::workspace::patch::{Count, Parts, Sides};
 use crate::workspace::policy::{Judgement, Policy};
 use crate::workspace::renames::Renames;
 use crate::workspace::tree::{Node, Tree};
@@ -229,7 +229,10 @@ impl Apply {
             return Ok(0);
         };
         let policy = Policy::new(&spec, &session);
-        let outcome = apply::apply(&mut session, &policy, &choice)?;
+        let mut questions = Questions::default();
+        let mut ask = |change: &Change, sides: &Sides<'_>| questions.ask(change, sides);
+        let ask: Option<apply::Ask<'_>> = if self.interactive { Some(&mut ask) } else { None };
+        let outcome = apply::apply(&mut session, &policy, &choice, ask)?;
         for (kind, path, warning) in &outcome.applied {
             print(format_args!("{:8} {path}\n", kind.word()))?;
             if let Some(warning) = warning {
@@ -240,7 +243,7 @@ impl Apply {
             say(format_args!("left {path}: {left}"));
         }
         self.advise(&outcome);
-        if outcome.applied.is_empty() && outcome.left.is_empty() {
+        if outcome.applied.is_empty() && outcome.left.is_empty() && !self.interactive {
             print("nothing to apply\n")?;
         }
         Ok(u8::from(!outcome.left.is_empty()))
@@ -254,6 +257,79 @@ impl Apply {
         if any(|left| matches!(left, Left::Conflict(_))) {
             hint("`jailmk discard SPEC -- PATH` keeps the host's side, `--overwrite` takes the jail's");
         }
+    }
+}
+
+/// Asks about changes on standard error, and reads answers from standard input.
+#[derive(Default)]
+struct Questions {
+    /// The answer to all that is not asked any more.
+    rest: Option<Decision>,
+}
+
+impl Questions {
+    fn ask(&mut self, change: &Change, sides: &Sides<'_>) -> std::io::Result<Decision> {
+        if let Some(rest) = &self.rest {
+            return Ok(rest.clone());
+        }
+        let mut patch = Vec::new();
+        sides.write(change, &mut patch)?;
+        screen::show_here(&patch, screen::of_patch)?;
+        let parts = sides.parts(change)?;
+        let keys = if parts.is_some() { "y,n,s,a,q,?" } else { "y,n,a,q,?" };
+        loop {
+            match (answer(&format!("apply {} {} [{keys}]", change.kind.word(), change.path))?, &parts) {
+                (Some('y'), _) => return Ok(Decision::Whole),
+                (Some('n'), _) => return Ok(Decision::Not),
+                (Some('a'), _) => return Ok(self.rest.insert(Decision::Whole).clone()),
+                (Some('q') | None, _) => return Ok(self.rest.insert(Decision::Not).clone()),
+                (Some('s'), Some(parts)) => return self.by_part(parts),
+                _ => say(
+                    "y: yes, n: no, s: one part after the other, a: this and all that follow, q: none of them",
+                ),
+            }
+        }
+    }
+
+    fn by_part(&mut self, parts: &Parts) -> std::io::Result<Decision> {
+        let mut taken = vec![false; parts.count()];
+        'parts: for (index, taken) in taken.iter_mut().enumerate() {
+            screen::show_here(&parts.text(index), screen::of_patch)?;
+            loop {
+                match answer(&format!("apply part {} of {} [y,n,q,?]", index + 1, parts.count()))? {
+                    Some('y') => break *taken = true,
+                    Some('n') => break,
+                    Some('q') | None => {
+                        self.rest = Some(Decision::Not);
+                        break 'parts;
+                    }
+                    _ => say("y: yes, n: no, q: neither this nor what follows"),
+                }
+            }
+        }
+        Ok(match taken.iter().filter(|taken| **taken).count() {
+            0 => Decision::Not,
+            count if count == parts.count() => Decision::Whole,
+            _ => Decision::Part(parts.with(&taken)),
+        })
+    }
+}
+
+/// The first letter of a line; `None` at the end.
+fn answer(question: &str) -> std::io::Result<Option<char>> {
+    use std::io::{BufRead, IsTerminal, Write};
+    let mut out = std::io::stderr().lock();
+    // A closed stderr is the caller's wish.
+    let _ = write!(out, "{question} ").and_then(|()| out.flush());
+    let mut line = String::new();
+    let length = std::io::stdin().lock().read_line(&mut line)?;
+    if !std::io::stdin().is_terminal() {
+        // No terminal has shown the answer, nor the end of its line.
+        let _ = writeln!(out, "{}", line.trim().escape_default());
+    }
+    match length {
+        0 => Ok(None),
+        _ => Ok(Some(line.trim().chars().next().unwrap_or('?'))),
     }
 }
 

@@ -21,6 +21,19 @@ pub(super) fn show(bytes: &[u8], colour: fn(&[u8]) -> Option<&'static str>) -> i
     }
 }
 
+/// The same without a pager: a question follows.
+///
+/// # Errors
+/// As [`show`].
+pub(super) fn show_here(bytes: &[u8], colour: fn(&[u8]) -> Option<&'static str>) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let text = match io::stdout().is_terminal() {
+        true => on_terminal(bytes, if wants_colour() { colour } else { |_: &[u8]| None }).into_bytes(),
+        false => bytes.to_owned(),
+    };
+    written(out.write_all(&text).and_then(|()| out.flush()))
+}
+
 fn written(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

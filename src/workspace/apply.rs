@@ -8,9 +8,10 @@
 //! The jail's side is taken out of the upper layer only after the host's side is on the disk.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
@@ -22,9 +23,11 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, geteuid, symlinkat, syncfs, u
 
 use super::changes::{Change, Changes, Conflict, Kind, Never};
 use super::error::ReviewError;
-use super::journal::{Journal, Stamp};
+use super::journal::{Journal, Record, Stamp, Time};
+use super::patch::Sides;
 use super::path::WorkPath;
 use super::policy::{Judgement, Policy};
+use super::renames::Renames;
 use super::session::Session;
 use super::tree::{self, Node, Tree};
 use super::upper::Upper;
@@ -45,6 +48,20 @@ pub struct Choice {
     /// Take the jail's side of conflicts.
     pub overwrite: bool,
 }
+
+/// What somebody who is asked decides about a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It is taken over.
+    Whole,
+    /// The host's file becomes this; the rest stays a change.
+    Part(Vec<u8>),
+    /// It stays a change.
+    Not,
+}
+
+/// Asks about one change.
+pub type Ask<'a> = &'a mut dyn FnMut(&Change, &Sides<'_>) -> std::io::Result<Decision>;
 
 /// Why a change was not taken over.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -77,6 +94,13 @@ pub enum Left {
     },
 }
 
+impl Left {
+    /// Whether a directory that is not shown says no more by this than what is in it.
+    fn is_implied(&self) -> bool {
+        matches!(self, Left::Held(_) | Left::NotEmpty)
+    }
+}
+
 /// What became of the changes.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -90,16 +114,28 @@ pub struct Outcome {
 ///
 /// # Errors
 /// The session cannot be used, or the disk fails. What fails for one path is in the outcome.
-pub fn apply(session: &mut Session, policy: &Policy, choice: &Choice) -> Result<Outcome, ReviewError> {
+pub fn apply(
+    session: &mut Session,
+    policy: &Policy,
+    choice: &Choice,
+    ask: Option<Ask<'_>>,
+) -> Result<Outcome, ReviewError> {
     session.lock_to("apply")?;
     let (upper, host) = (session.upper()?, session.host()?);
     let mut changes = session.changes()?;
     let judgements = policy.judge(&mut changes, &upper, &host);
-    let selected = select(&changes, &judgements, choice)?;
+    let mut selected = select(&changes, &judgements, choice)?;
+    let mut parts = BTreeMap::new();
+    if let Some(ask) = ask {
+        let renames = Renames::default();
+        let sides = Sides { upper: &upper, host: &host, renames: &renames };
+        decide(&mut selected, &mut parts, choice, &sides, ask)?;
+    }
     session.mark_unaccounted()?;
     let work = Work::new(session, &upper, &host, choice.overwrite);
     let mut journal = session.journal()?;
     let mut outcome = Outcome::default();
+    let mut partly = Vec::new();
     // ORDER: what must go before what takes its place; of the former, what is inside first.
     let gone = selected.iter().rev().filter(|(change, _)| change.kind == Kind::Deleted);
     let rest = selected.iter().filter(|(change, _)| change.kind != Kind::Deleted);
@@ -107,15 +143,19 @@ pub fn apply(session: &mut Session, policy: &Policy, choice: &Choice) -> Result<
     for batch in order.chunks(BATCH) {
         let mut done = Vec::new();
         for (change, judgement) in batch {
-            let left = refusal(change, judgement, choice).map_or_else(|| work.take_over(change), Err);
+            let left = refusal(change, judgement, choice)
+                .map_or_else(|| work.take_over(change, parts.get(&change.path)), Err);
             match left {
                 Ok(()) => {
-                    done.push(*change);
+                    match parts.contains_key(&change.path) {
+                        true => partly.push(&change.path),
+                        false => done.push(*change),
+                    }
                     if change.is_shown() {
                         outcome.applied.push((change.kind, change.path.clone(), judgement.warning));
                     }
                 }
-                Err(left) if change.is_shown() || left != Left::NotEmpty => {
+                Err(left) if change.is_shown() || !left.is_implied() => {
                     outcome.left.push((change.kind, change.path.clone(), left));
                 }
                 Err(_) => {}
@@ -124,6 +164,12 @@ pub fn apply(session: &mut Session, policy: &Policy, choice: &Choice) -> Result<
         syncfs(host.top()).map_err(|cause| session.failed("sync", "the workspace", cause))?;
         work.drop_entries(&done, &mut journal)?;
     }
+    // What is left of them is a change of the file as it is now.
+    for path in partly {
+        let before = host.status(path).ok().flatten().as_ref().map(Stamp::of);
+        journal.put(path, Record { since: Time::now(), before });
+    }
+    session.save(&journal)?;
     work.prune(selected.iter().map(|(change, _)| &change.path), &mut journal)?;
     session.account()?;
     outcome.applied.sort_by(|a, b| a.1.cmp(&b.1));
@@ -172,6 +218,34 @@ pub(super) fn drop_idle(session: &Session) -> Result<(), ReviewError> {
         work.drop_entry(path, &mut journal)?;
     }
     work.prune(idle.iter(), &mut journal)
+}
+
+/// Asks about each change that can be taken over; a new directory comes along where something in it does.
+fn decide<'a>(
+    selected: &mut Vec<(&'a Change, &'a Judgement)>,
+    parts: &mut BTreeMap<WorkPath, Vec<u8>>,
+    choice: &Choice,
+    sides: &Sides<'_>,
+    ask: Ask<'_>,
+) -> Result<(), ReviewError> {
+    let mut taken: BTreeSet<WorkPath> = BTreeSet::new();
+    for (change, judgement) in selected.iter() {
+        if !change.is_shown() || refusal(change, judgement, choice).is_some() {
+            continue;
+        }
+        match ask(change, sides).map_err(ReviewError::Output)? {
+            Decision::Not => continue,
+            Decision::Whole => {}
+            Decision::Part(bytes) => drop(parts.insert(change.path.clone(), bytes)),
+        }
+        taken.extend(change.path.parents());
+        taken.insert(change.path.clone());
+    }
+    selected.retain(|(change, judgement)| match change.is_shown() {
+        true => taken.contains(&change.path) || refusal(change, judgement, choice).is_some(),
+        false => taken.contains(&change.path),
+    });
+    Ok(())
 }
 
 /// The chosen changes, and the new directories on the way to them.
@@ -227,7 +301,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    fn take_over(&self, change: &Change) -> Result<(), Left> {
+    fn take_over(&self, change: &Change, part: Option<&Vec<u8>>) -> Result<(), Left> {
         let parent = change.path.parent().ok_or(Left::NoDirectory)?;
         let parent = match self.host.open_directory(&parent) {
             Ok(parent) => parent,
@@ -256,7 +330,7 @@ impl<'a> Work<'a> {
                     self.remove(parent, change, there.as_ref())?;
                     there = None;
                 }
-                self.place(parent, change, jail, there.as_ref())
+                self.place(parent, change, jail, there.as_ref(), part)
             }
         }
     }
@@ -337,6 +411,7 @@ impl<'a> Work<'a> {
         change: &Change,
         jail: &FileStat,
         there: Option<&FileStat>,
+        part: Option<&Vec<u8>>,
     ) -> Result<(), Left> {
         let failed = |verb| move |cause| Left::Failed { verb, cause };
         let name = change.path.name();
@@ -344,7 +419,7 @@ impl<'a> Work<'a> {
         let old = there.map(Stamp::of);
         self.pending(&Pending { path: &change.path, aside: &aside.0, old, new: None })?;
         let made = match Node::of(jail) {
-            Node::File => self.copy(parent, change, jail, there, aside.name()),
+            Node::File => self.copy(parent, change, jail, there, part, aside.name()),
             Node::Symlink => self.link(parent, change, aside.name()),
             _ => return Err(Left::Never(Never::Special)),
         };
@@ -395,6 +470,7 @@ impl<'a> Work<'a> {
         change: &Change,
         jail: &FileStat,
         there: Option<&FileStat>,
+        part: Option<&Vec<u8>>,
         aside: &OsStr,
     ) -> Result<u64, Left> {
         let failed = |verb| move |cause| Left::Failed { verb, cause };
@@ -405,10 +481,12 @@ impl<'a> Work<'a> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mut copy =
             File::from(openat(parent, aside, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(failed("write"))?);
-        if clone_file::clone_file(&source, &copy).is_err() {
-            std::io::copy(&mut source, &mut copy)
-                .map_err(|error| failed("write")(directory::errno(error)))?;
-        }
+        let written = match part {
+            Some(bytes) => copy.write_all(bytes),
+            None if clone_file::clone_file(&source, &copy).is_ok() => Ok(()),
+            None => std::io::copy(&mut source, &mut copy).map(drop),
+        };
+        written.map_err(|error| failed("write")(directory::errno(error)))?;
         let regular = there.filter(|there| Node::of(there) == Node::File);
         self.give(copy.as_fd(), regular)?;
         if regular.is_some() {
@@ -596,8 +674,8 @@ impl Pending<'_> {
     /// As a journal of one record whose header line goes before: lengths are not trusted, the last NUL ends it.
     fn bytes(&self) -> Vec<u8> {
         let mut journal = Journal::default();
-        let since = super::journal::Time { seconds: 0, nanoseconds: 0 };
-        journal.note(self.path, || super::journal::Record { since, before: self.old });
+        let since = Time { seconds: 0, nanoseconds: 0 };
+        journal.note(self.path, || Record { since, before: self.old });
         let new = self.new.map_or("-".to_owned(), |inode| inode.to_string());
         let mut bytes = format!("{} {new}\0", self.aside).into_bytes();
         bytes.extend_from_slice(&journal.bytes());

@@ -124,6 +124,11 @@ impl Journal {
         }
     }
 
+    /// Writes a record down in place of the one that there is.
+    pub fn put(&mut self, path: &WorkPath, record: Record) {
+        self.0.insert(path.clone(), record);
+    }
+
     /// Keeps the records of these paths.
     pub fn retain(&mut self, keep: impl Fn(&WorkPath) -> bool) {
         self.0.retain(|path, _| keep(path));

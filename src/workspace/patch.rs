@@ -235,26 +235,88 @@ fn one(path: &WorkPath, old: Option<Side>, new: Option<Side>, out: &mut dyn Writ
     hunks(&before, &after, out)
 }
 
+/// A changed file in parts that can be taken one by one.
+pub struct Parts {
+    before: Vec<u8>,
+    after: Vec<u8>,
+    groups: Vec<Vec<DiffOp>>,
+}
+
+impl Parts {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// One as a patch shows it.
+    pub fn text(&self, index: usize) -> Vec<u8> {
+        let mut text = Vec::new();
+        if let Some(group) = self.groups.get(index) {
+            hunk(&lines(&self.before), &lines(&self.after), group, &mut text)
+                .expect("BUG: a vector takes whatever is written to it");
+        }
+        text
+    }
+
+    /// The file as it was, with the parts for which `taken` says so.
+    pub fn with(&self, taken: &[bool]) -> Vec<u8> {
+        let (old, new) = (lines(&self.before), lines(&self.after));
+        let mut text = Vec::new();
+        let mut copied = 0;
+        for (group, _) in self.groups.iter().zip(taken).filter(|(_, taken)| **taken) {
+            for op in group.iter().filter(|op| op.tag() != DiffTag::Equal) {
+                text.extend(old[copied..op.old_range().start].concat());
+                text.extend(new[op.new_range()].concat());
+                copied = op.old_range().end;
+            }
+        }
+        text.extend(old[copied..].concat());
+        text
+    }
+}
+
+impl Sides<'_> {
+    /// A changed text file in parts; `None` for what is none, or has one part only.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn parts(&self, change: &Change) -> io::Result<Option<Parts>> {
+        if change.kind != Kind::Changed || change.never.is_some() || change.node() != Node::File {
+            return Ok(None);
+        }
+        let old = self.side(self.host, &change.path, change.host.as_ref())?.map(|side| side.content);
+        let new = self.side(self.upper, &change.path, change.jail.as_ref())?.map(|side| side.content);
+        let (Some(Content::Text(before)), Some(Content::Text(after))) = (old, new) else { return Ok(None) };
+        let groups = group_diff_ops(differences(&lines(&before), &lines(&after)), CONTEXT);
+        Ok((groups.len() > 1).then_some(Parts { before, after, groups }))
+    }
+}
+
 fn hunks(before: &[u8], after: &[u8], out: &mut dyn Write) -> io::Result<()> {
     let (old, new) = (lines(before), lines(after));
     for group in group_diff_ops(differences(&old, &new), CONTEXT) {
-        let (Some(first), Some(last)) = (group.first(), group.last()) else { continue };
-        let range = |start: usize, end: usize| match end - start {
-            // An empty range is named by the line before it.
-            0 => format!("{start},0"),
-            1 => format!("{}", start + 1),
-            length => format!("{},{length}", start + 1),
-        };
-        let from = range(first.old_range().start, last.old_range().end);
-        let to = range(first.new_range().start, last.new_range().end);
-        writeln!(out, "@@ -{from} +{to} @@")?;
-        for op in &group {
-            if op.tag() == DiffTag::Equal {
-                print_lines(out, b" ", &old[op.old_range()])?;
-            } else {
-                print_lines(out, b"-", &old[op.old_range()])?;
-                print_lines(out, b"+", &new[op.new_range()])?;
-            }
+        hunk(&old, &new, &group, out)?;
+    }
+    Ok(())
+}
+
+fn hunk(old: &[&[u8]], new: &[&[u8]], group: &[DiffOp], out: &mut dyn Write) -> io::Result<()> {
+    let (Some(first), Some(last)) = (group.first(), group.last()) else { return Ok(()) };
+    let range = |start: usize, end: usize| match end - start {
+        // An empty range is named by the line before it.
+        0 => format!("{start},0"),
+        1 => format!("{}", start + 1),
+        length => format!("{},{length}", start + 1),
+    };
+    let from = range(first.old_range().start, last.old_range().end);
+    let to = range(first.new_range().start, last.new_range().end);
+    writeln!(out, "@@ -{from} +{to} @@")?;
+    for op in group {
+        if op.tag() == DiffTag::Equal {
+            print_lines(out, b" ", &old[op.old_range()])?;
+        } else {
+            print_lines(out, b"-", &old[op.old_range()])?;
+            print_lines(out, b"+", &new[op.new_range()])?;
         }
     }
     Ok(())
@@ -330,6 +392,22 @@ mod tests {
         let path = WorkPath::new(OsStr::from_bytes(b"a b/\xc3\xa9\n\"")).unwrap();
         assert_eq!(quoted("a/", &path), br#""a/a b/\303\251\n\"""#);
         assert_eq!(quoted("b/", &WorkPath::new("a b").unwrap()), b"b/a b");
+    }
+
+    #[test]
+    fn a_file_is_put_together_from_the_parts_that_are_taken() {
+        let before: Vec<u8> = (0..40).flat_map(|n| format!("{n}\n").into_bytes()).collect();
+        let after: Vec<u8> = (0..40)
+            .filter(|n| *n != 5)
+            .flat_map(|n| format!("{}\n", if n == 30 { 300 } else { n }).into_bytes())
+            .collect();
+        let groups = group_diff_ops(differences(&lines(&before), &lines(&after)), CONTEXT);
+        let parts = Parts { before: before.clone(), after: after.clone(), groups };
+        assert_eq!(parts.count(), 2);
+        assert_eq!(parts.with(&[false, false]), before);
+        assert_eq!(parts.with(&[true, true]), after);
+        let one = String::from_utf8(parts.with(&[false, true])).unwrap();
+        assert!(one.contains("\n5\n") && one.contains("\n300\n") && !one.contains("\n30\n"));
     }
 
     #[test]
