@@ -27,6 +27,8 @@ pub mod error;
 pub mod journal;
 pub mod patch;
 pub mod path;
+pub mod pending;
+mod place;
 pub mod policy;
 pub mod protected;
 pub mod renames;

@@ -1,8 +1,8 @@
 //! Any bytes as the journal of a review, and as the record of a replacement under way.
 #![no_main]
 
-use jailmk::workspace::apply::parse_pending;
 use jailmk::workspace::journal::Journal;
+use jailmk::workspace::pending;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -10,5 +10,5 @@ fuzz_target!(|data: &[u8]| {
         // What was read is written so that it is read again as the same.
         assert_eq!(Journal::parse(&journal.bytes()), Some(journal));
     }
-    let _ = parse_pending(data);
+    let _ = pending::parse(data);
 });

@@ -15,7 +15,7 @@ use super::changes::{self, Changes};
 use super::error::ReviewError;
 use super::journal::{Journal, Time};
 use super::tree::{Tree, Unreadable};
-use super::{apply, upper};
+use super::{apply, pending, upper};
 use crate::caller::Caller;
 use crate::layer::mounts::Source;
 use crate::layer::overlay;
@@ -268,7 +268,7 @@ impl Session {
     /// # Errors
     /// A tree cannot be read, or the state not be written.
     pub fn account(&self) -> Result<(), ReviewError> {
-        apply::finish_pending(self)?;
+        pending::finish(self)?;
         let Some(Running { since, applies, .. }) = self.running()? else { return Ok(()) };
         if applies {
             apply::drop_idle(self)?;
