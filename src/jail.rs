@@ -4,6 +4,7 @@ pub mod child;
 pub mod command;
 pub mod control;
 pub mod error;
+mod hidden;
 pub mod mounted;
 pub mod plan;
 pub mod spawn;

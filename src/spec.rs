@@ -200,6 +200,8 @@ pub struct Workspace {
     pub path: Placed<PathBuf>,
     /// How it is given.
     pub mode: WorkspaceMode,
+    /// Globs, from the top of the workspace, of what is empty inside.
+    pub hide: Vec<Placed<String>>,
     /// Globs of what `apply` holds back beside the built-in list.
     pub protect: Vec<Placed<String>>,
 }

@@ -148,6 +148,39 @@ fn protected_names_that_came_to_a_direct_workspace_are_told_at_the_end() {
 }
 
 #[test]
+fn what_is_hidden_is_empty_inside_and_as_it_was_outside() {
+    let hide = "hide = [\".env\", \".env.*\", \"keys\", \"*/secret-*\", \"**/*.pem\", \"missing\"]\n";
+    for mode in ["direct", "read-only"] {
+        let jail = Jail::tools(format!("[workspace]\nmode = \"{mode}\"\npath = \"PLACE/work\"\n{hide}"));
+        let secret =
+            [".env", ".env.local", "keys/a", "keys/b.pem", "a/secret-1", "x/y/z/cert.pem", "top.pem"];
+        let seen = [".environment", "a/b/secret-2", "a/other", "x/y/z/cert.txt"];
+        for name in secret.iter().chain(&seen) {
+            jail.place.file(format!("work/{name}"), format!("content of {name}\n"));
+        }
+        let ran = jail.sh(
+            "for f in .env .env.local a/secret-1 x/y/z/cert.pem top.pem .environment a/b/secret-2 a/other x/y/z/cert.txt; do cat $f; done
+             ls -A keys; (echo evil >.env; rm -f .env; mv .env e; ln .env l; mv keys k; touch keys/new) 2>/dev/null; mv x/y w 2>/dev/null; cat w/z/cert.pem 2>/dev/null",
+        );
+        let expected: String = seen.iter().map(|name| format!("content of {name}\n")).collect();
+        assert_eq!(ran.stdout, expected, "{ran}");
+        for name in secret {
+            let moved = name.replace("x/y/", "w/");
+            let path = [name.to_owned(), moved].map(|name| jail.place.join("work").join(name));
+            let content = path.iter().find_map(|path| fs::read_to_string(path).ok());
+            assert_eq!(content, Some(format!("content of {name}\n")), "{name}: {ran}");
+        }
+    }
+}
+
+#[test]
+fn a_link_cannot_be_hidden() {
+    let jail = at_work("hide = [\"*.env\"]\n");
+    symlink("real", jail.place.join("work/link.env")).expect("make a link");
+    jail.sh("true").refused(125, "it is a symlink");
+}
+
+#[test]
 fn a_missing_workspace_is_refused() {
     Jail::tools(WORKSPACE).sh("true").refused(125, "cannot open the workspace `");
 }

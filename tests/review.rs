@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::process::Command;
 
-use jail::workspace::{changes, need_overlay, reviewed, reviewed_with, snapshot};
+use jail::workspace::{REVIEW, changes, need_overlay, reviewed, reviewed_with, snapshot};
 use jail::{Jail, need, need_root};
 
 fn status(jail: &Jail, arguments: &[&str]) -> String {
@@ -249,6 +249,22 @@ fn the_plan_says_what_lies_below_and_what_above() {
     let line = plan.lines().find(|line| line.contains("overlay on /workspace")).expect("a line");
     assert!(line.contains(&format!("below {}", work.display())), "{line}");
     assert!(!jail.state_path().join("review/jail").exists(), "--plan has made something");
+}
+
+#[test]
+fn what_is_hidden_is_no_part_of_a_review() {
+    if !need_overlay() {
+        return;
+    }
+    let jail = Jail::tools(format!("{REVIEW}hide = [\".env\", \"keys\"]\n"));
+    jail.place.file("work/.env", "secret\n");
+    jail.place.file("work/keys/a", "secret\n");
+    let ran =
+        jail.sh("cat .env keys/a; ls keys; echo x >.env; echo x >keys/b; rm -rf .env keys; echo x >fine");
+    assert_eq!(ran.stdout, "", "{ran}");
+    assert_eq!(changes(&jail), ["added    fine"]);
+    jail.jailmk("apply", &[]).succeeded();
+    assert_eq!(fs::read_to_string(jail.place.join("work/keys/a")).expect("read a file"), "secret\n");
 }
 
 #[test]

@@ -41,7 +41,9 @@ fn of_step(step: &Step) -> &'static [&'static str] {
     match step {
         Step::CgroupNamespace => &["cgroup namespace"],
         Step::SessionKeyring => &["session keyring"],
-        Step::Root(_) | Step::Mount(Mounted::Host(_)) => &["open_tree, move_mount", "mount_setattr"],
+        Step::Root(_) | Step::Mount(Mounted::Host(_) | Mounted::Hidden(_)) => {
+            &["open_tree, move_mount", "mount_setattr"]
+        }
         Step::Mount(Mounted::Overlay(_)) => &["overlay", "open_tree, move_mount", "mount_setattr"],
         Step::PrivateMounts => &["mount_setattr"],
         Step::Proc(_) => &["proc"],

@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use super::error::JailError;
-use super::{Effect, Setting};
+use super::{Effect, Setting, hidden};
 use crate::layer::mounts::{self, Source, Tree};
 use crate::layer::overlay;
 use crate::layer::place::{Kind, Missing, Place};
@@ -25,6 +25,8 @@ pub enum Mounted {
     Host(mounts::Armed),
     /// A host directory whose changes stay in jailmk's state.
     Overlay(overlay::Armed),
+    /// A file or directory of the workspace that the jail must not see.
+    Hidden(scratch::Cover),
     /// A tmpfs of its own size.
     Tmpfs(scratch::Own),
 }
@@ -91,6 +93,9 @@ pub(super) fn plan(
     let mut planned = Vec::new();
     for source in &wanted {
         let Some(tree) = source.open(setting)? else { continue };
+        if source.role == "workspace" && tree.source.kind == Kind::Directory {
+            planned.extend(hidden::below(spec, &source.place, &tree)?);
+        }
         if let Some(path) = source.reviewed_in(setting) {
             planned.push(reviewed(source, tree, path)?);
             continue;
@@ -311,6 +316,7 @@ impl fmt::Display for Mounted {
         match self {
             Mounted::Host(mount) => mount.fmt(f),
             Mounted::Overlay(overlay) => overlay.fmt(f),
+            Mounted::Hidden(cover) => cover.fmt(f),
             Mounted::Tmpfs(tmpfs) => tmpfs.fmt(f),
         }
     }

@@ -342,6 +342,14 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         section: "workspace",
+        name: "hide",
+        kind: Kind::Texts,
+        default: "none",
+        sample: "[\".env\", \".env.*\", \"**/*.pem\"]",
+        doc: "Globs of files and directories of the workspace that are empty inside.",
+    },
+    Key {
+        section: "workspace",
         name: "protect",
         kind: Kind::Texts,
         default: "none: the built-in list alone",

@@ -192,7 +192,8 @@ impl Reader<'_> {
     }
 
     fn workspace(&self, table: &DeTable<'_>, at: Position) -> Result<WorkspacePart> {
-        let mut workspace = WorkspacePart { at, path: None, mode: None, protect: Vec::new() };
+        let mut workspace =
+            WorkspacePart { at, path: None, mode: None, hide: Vec::new(), protect: Vec::new() };
         for field in self.fields("workspace", table)? {
             match field.key.name {
                 "path" => workspace.path = Some(self.placed(&field, value::caller_path)?),
@@ -203,6 +204,10 @@ impl Reader<'_> {
                         "read-only" => WorkspaceMode::ReadOnly,
                         other => unhandled(other),
                     });
+                }
+                "hide" => {
+                    workspace.hide =
+                        self.texts(&field, |text| value::workspace_glob(text).map(str::to_owned))?;
                 }
                 "protect" => {
                     workspace.protect =

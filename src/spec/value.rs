@@ -83,7 +83,7 @@ pub enum ValueError {
     #[error("a glob must begin with `/`; a file beside the spec is written {{ from = …, to = … }}")]
     RelativeGlob,
     /// A glob that is absolute where the workspace is meant.
-    #[error("a glob of the workspace is relative to it, and matches at any depth")]
+    #[error("a glob of the workspace is relative to it")]
     AbsoluteGlob,
     /// A pattern where one file is meant.
     #[error("with `to`, `from` is one file or directory and not a pattern")]
@@ -336,7 +336,7 @@ pub(super) fn feature(rule: &str) -> Result<&str, ValueError> {
     }
 }
 
-/// A glob of paths in the workspace, at any depth.
+/// A glob of paths in the workspace.
 pub(super) fn workspace_glob(pattern: &str) -> Result<&str, ValueError> {
     if pattern.starts_with('~') {
         return Err(ValueError::Tilde);
