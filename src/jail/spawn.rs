@@ -1,7 +1,7 @@
 //! The parent's half: what only it may do before and right after the jail's first process exists.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -75,12 +75,12 @@ pub fn run(mut plan: Plan, supervision: Supervision<'_>) -> Result<End, SpawnErr
 /// Makes the detached trees of host directories while root's rights are at hand: the jail's uid could
 /// not reach them. Trees that the jail may write show their owner's files as the jail's own.
 fn prepare_as_root(plan: &mut Plan) -> Result<(), SpawnError> {
-    let identity = plan.identity;
+    let mut namespaces = OwnerNamespaces { identity: plan.identity, made: Vec::new() };
     for step in &mut plan.steps {
         let words = step.to_string();
         if let Step::Mount(Mounted::Overlay(overlay)) = step {
             for tree in [&mut overlay.lower, &mut overlay.store] {
-                let made = prepare_tree(tree, identity, Owners::Mapped, Submounts::LeftOut);
+                let made = namespaces.prepare(tree, Owners::Mapped, Submounts::LeftOut);
                 let failed = |cause| SpawnError::Prepare { what: words.clone(), cause };
                 tree.prepared = Some(made.map_err(failed)?);
             }
@@ -94,7 +94,7 @@ fn prepare_as_root(plan: &mut Plan) -> Result<(), SpawnError> {
             }
             Step::Mount(Mounted::Host(mounts::Armed { tree, .. })) => {
                 let owners = if tree.flags.read_only { Owners::MappedIfPossible } else { Owners::Mapped };
-                let made = prepare_tree(tree, identity, owners, Submounts::Included);
+                let made = namespaces.prepare(tree, owners, Submounts::Included);
                 (tree, made)
             }
             _ => continue,
@@ -113,23 +113,36 @@ enum Owners {
     MappedIfPossible,
 }
 
-fn prepare_tree(
-    tree: &Tree,
+/// The user namespaces that trees are mapped by, one for each owner: it takes a process to make one.
+struct OwnerNamespaces {
     identity: Identity,
-    owners: Owners,
-    submounts: Submounts,
-) -> io::Result<OwnedFd> {
-    let detached = tree.source.clone_with(submounts)?;
-    if tree.source.owner != (identity.uid, identity.gid) {
-        let users = identity.owner_namespace(tree.source.owner)?;
-        match mount::map_owners(detached.as_fd(), users.as_fd()) {
-            Ok(()) => {}
-            Err(_) if owners == Owners::MappedIfPossible => {}
-            Err(Errno::EINVAL) => return Err(io::Error::other(NoIdmap)),
-            Err(error) => return Err(error.into()),
+    made: Vec<((u32, u32), OwnedFd)>,
+}
+
+impl OwnerNamespaces {
+    fn prepare(&mut self, tree: &Tree, owners: Owners, submounts: Submounts) -> io::Result<OwnedFd> {
+        let detached = tree.source.clone_with(submounts)?;
+        if tree.source.owner != (self.identity.uid, self.identity.gid) {
+            match mount::map_owners(detached.as_fd(), self.of(tree.source.owner)?) {
+                Ok(()) => {}
+                Err(_) if owners == Owners::MappedIfPossible => {}
+                Err(Errno::EINVAL) => return Err(io::Error::other(NoIdmap)),
+                Err(error) => return Err(error.into()),
+            }
         }
+        Ok(detached)
     }
-    Ok(detached)
+
+    fn of(&mut self, owner: (u32, u32)) -> io::Result<BorrowedFd<'_>> {
+        let index = match self.made.iter().position(|(known, _)| *known == owner) {
+            Some(index) => index,
+            None => {
+                self.made.push((owner, self.identity.owner_namespace(owner)?));
+                self.made.len() - 1
+            }
+        };
+        Ok(self.made[index].1.as_fd())
+    }
 }
 
 /// The file system cannot show its files under another owner.
