@@ -7,7 +7,9 @@ mod enter;
 mod gc;
 mod inspect;
 mod progress;
+mod review;
 mod sbom;
+mod screen;
 mod why;
 
 use std::ffi::OsString;
@@ -47,6 +49,14 @@ enum Command {
     Build(Build),
     /// Run a command in the jail, building it first when needed
     Enter(Enter),
+    /// Show what jails changed in a reviewed workspace
+    Diff(Diff),
+    /// Bring changes over to the host
+    Apply(Apply),
+    /// Drop changes
+    Discard(Discard),
+    /// List the jails that hold changes
+    Status(Status),
     /// Print what programs load; nothing is executed
     Tree(Tree),
     /// Say why a path is in the jail, or why not and what would bring it
@@ -125,6 +135,58 @@ struct Enter {
     /// What runs instead of the spec's command
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+struct Diff {
+    #[command(flatten)]
+    spec: SpecArgument,
+    /// Print a patch that `git apply` takes
+    #[arg(short, long, conflicts_with_all = ["json", "stat"])]
+    patch: bool,
+    /// Count changed lines
+    #[arg(long, conflicts_with = "json")]
+    stat: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// In the workspace; only what is at or below it
+    #[arg(last = true, value_name = "PATH")]
+    paths: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+struct Apply {
+    #[command(flatten)]
+    spec: SpecArgument,
+    /// Show each change and ask; a file can be taken in parts
+    #[arg(short, long)]
+    interactive: bool,
+    /// Apply protected changes at or below PATH as well
+    #[arg(long, value_name = "PATH")]
+    protected: Vec<OsString>,
+    /// Take the jail's side where the host's file has changed too
+    #[arg(long)]
+    overwrite: bool,
+    /// In the workspace; only what is at or below it
+    #[arg(last = true, value_name = "PATH")]
+    paths: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+struct Discard {
+    #[command(flatten)]
+    spec: SpecArgument,
+    /// In the workspace; only what is at or below it
+    #[arg(last = true, value_name = "PATH")]
+    paths: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+struct Status {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -356,6 +418,10 @@ pub fn run() -> ExitCode {
     let outcome = match arguments.command {
         Command::Build(build) => build.run(),
         Command::Enter(enter) => enter.run(),
+        Command::Diff(diff) => diff.run(),
+        Command::Apply(apply) => apply.run(),
+        Command::Discard(discard) => discard.run(),
+        Command::Status(status) => status.run(),
         Command::Tree(tree) => tree.run(),
         Command::Why(why) => why.run(),
         Command::Sbom(sbom) => sbom.run(),

@@ -4,6 +4,7 @@ pub mod child;
 pub mod command;
 pub mod control;
 pub mod error;
+mod hidden;
 pub mod mounted;
 pub mod plan;
 pub mod spawn;
@@ -18,7 +19,7 @@ use crate::caller::Caller;
 use crate::layer::mounts::{Source, Tree};
 use crate::layer::{capabilities, identity, landlock, resources, scratch};
 use crate::path::{HostPath, JailPath};
-use crate::spec::{Degradable, Demand, Network, Spec};
+use crate::spec::{Degradable, Demand, Network, Spec, WorkspaceMode};
 use crate::sys::mount::Attributes;
 use crate::sys::process;
 
@@ -58,6 +59,8 @@ pub struct Setting<'a> {
     pub caller: &'a Caller,
     /// Directories that no mount may contain: jailmk's state.
     pub private: &'a [HostPath],
+    /// Where the changes to a reviewed workspace are kept.
+    pub changes: Option<&'a HostPath>,
     /// The command line after `--`; the spec's command when empty.
     pub arguments: &'a [OsString],
     /// Bytes that the shared tmpfs may hold when the spec does not say.
@@ -91,6 +94,11 @@ impl Jail {
         let shown = mounted::scratch_places(spec);
         let mounts = mounted::plan(spec, setting, &shown)?;
         let landlock = landlock_of(spec, &shown, &mounts, &mut weaker)?;
+        if spec.workspace.as_ref().is_some_and(|workspace| workspace.mode == WorkspaceMode::Direct) {
+            weaker.push(
+                "a workspace in mode \"direct\" keeps protected names at its top that are there now; new and deeper ones can be written".into(),
+            );
+        }
         check_streams()?;
         let resources = resources::Armed::new(&spec.limits).bounded_by_caller();
         if resources.crash_starts_helper() {

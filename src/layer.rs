@@ -13,6 +13,7 @@ pub mod identity;
 pub mod landlock;
 pub mod mounts;
 pub mod namespaces;
+pub mod overlay;
 pub mod place;
 pub mod procfs;
 pub mod resources;

@@ -47,7 +47,7 @@
 //! | mount_setattr | 5.12 | read-only, nosuid, nodev for whole trees | `enter` fails |
 //! | idmapped mount | 5.12 | root's workspaces as the jail's user | `enter` fails for a writable mount of others |
 //! | pivot_root | 2.4 | the host's root gone, not hidden | `enter` fails |
-//! | overlay | 5.11 | nothing yet | nothing |
+//! | overlay | 5.11 | workspaces in mode `review`; for root from 5.19 on, by idmapped layers | `enter` fails for `mode = "review"` |
 //! | Landlock | 5.13 | files denied a second time; TCP 6.7, device ioctls 6.10, signals and abstract sockets 6.12 | `enter` fails, unless the spec's `degrade` or `landlock` allows it; newer rights are left out |
 //! | seccomp | 3.5 | the system call filter | `enter` fails |
 //! | no_new_privs | 3.5 | setuid programs without effect | `enter` fails |
@@ -74,3 +74,4 @@ pub mod sealed;
 pub mod spec;
 pub mod sys;
 pub mod why;
+pub mod workspace;

@@ -23,7 +23,7 @@
 
 mod build;
 mod copy;
-mod directory;
+pub(crate) mod directory;
 mod gc;
 mod inputs;
 mod ledger;
@@ -32,7 +32,7 @@ mod progress;
 mod seal;
 mod seen;
 mod sources;
-mod staging;
+pub(crate) mod staging;
 mod state;
 mod store;
 mod table;
@@ -69,6 +69,7 @@ pub use output::{lock_path, read_lock, save_lock};
 pub use progress::Progress;
 pub use seal::{Seal, SealError};
 pub use state::State;
+pub(crate) use state::spec_directory;
 pub use verify::{Change, Difference, verify};
 pub use write::Tally;
 

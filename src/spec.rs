@@ -200,11 +200,17 @@ pub struct Workspace {
     pub path: Placed<PathBuf>,
     /// How it is given.
     pub mode: WorkspaceMode,
+    /// Globs, from the top of the workspace, of what is empty inside.
+    pub hide: Vec<Placed<String>>,
+    /// Globs of what `apply` holds back beside the built-in list.
+    pub protect: Vec<Placed<String>>,
 }
 
 /// How the workspace is given to the jail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkspaceMode {
+    /// Writes go to a copy beside; `apply` brings them to the host.
+    Review,
     /// Writes reach the host at once.
     Direct,
     /// No writes.

@@ -122,8 +122,8 @@ fn the_readme_names_every_command_and_no_unknown_flag() {
     let definition = jailmk::cli::definition();
     let readme = text("README.md");
     let mut known: BTreeSet<String> = definition.get_subcommands().flat_map(longs).collect();
-    // Of cargo, systemd-run and scripts/test.
-    known.extend(["release", "path", "user", "scope", "quick"].map(str::to_owned));
+    // Of cargo, systemd-run, scripts/test and patches.
+    known.extend(["release", "path", "user", "scope", "quick", "git"].map(str::to_owned));
     for subcommand in definition.get_subcommands() {
         let name = subcommand.get_name();
         assert!(readme.contains(&format!("`jailmk {name}")), "README.md lacks {name}");
@@ -371,6 +371,20 @@ fn every_test_that_the_security_table_names_is_there() {
         rows += 1;
     }
     assert!(rows > 20, "{rows} rows");
+}
+
+#[test]
+fn the_protected_names_of_the_manual_are_those_of_the_table() {
+    use jailmk::workspace::protected::{GIT, GROUPS};
+    let page = text("man/jailmk-apply.1");
+    assert!(page.contains(&format!("\n.It {GIT}\n")));
+    for group in GROUPS {
+        let entry = page.split(&format!("\n.It {}\n", group.what)).nth(1).expect(group.what);
+        let lines = entry.lines().take_while(|line| line.starts_with(".Pa "));
+        let listed: Vec<&str> =
+            lines.flat_map(|line| line[4..].split(' ')).filter(|word| *word != ",").collect();
+        assert_eq!(listed, group.names, "{}", group.what);
+    }
 }
 
 #[test]

@@ -94,6 +94,93 @@ fn the_specs_own_files_in_a_direct_workspace_cannot_be_changed_moved_or_replaced
 }
 
 #[test]
+fn protected_names_that_are_there_cannot_be_changed_moved_or_replaced_in_a_direct_workspace() {
+    let jail = at_work("");
+    let names =
+        [".git/config", ".git/hooks/there", ".envrc", ".vscode/tasks.json", ".github/workflows/ci.yml"];
+    for name in names {
+        jail.place.file(format!("work/{name}"), "host\n");
+    }
+    jail.place.file("work/.git/HEAD", "host\n");
+    jail.place.file("work/.github/other", "host\n");
+    let ran = jail.sh(
+        "for f in .git/config .git/hooks/there .envrc .vscode/tasks.json .github/workflows/ci.yml; do
+           (echo evil >$f) 2>/dev/null; (echo evil >x; mv -f x $f) 2>/dev/null; rm -f $f 2>/dev/null; ln -f .git/HEAD $f 2>/dev/null
+         done
+         echo evil >.git/hooks/new; mkdir .vscode/new; rm -rf .git .github .vscode; mv .git g; mv .github g; mv .vscode g
+         mkdir -p g; echo fine >.git/HEAD; echo fine >.github/other; ls -A",
+    );
+    for name in names {
+        let content = fs::read_to_string(jail.place.join("work").join(name));
+        assert_eq!(content.ok().as_deref(), Some("host\n"), "{name}: {ran}");
+    }
+    assert!(!jail.place.join("work/.git/hooks/new").exists(), "{ran}");
+    // What is history, or nobody's business, is the jail's to write.
+    for name in [".git/HEAD", ".github/other"] {
+        assert_eq!(
+            fs::read_to_string(jail.place.join("work").join(name)).ok().as_deref(),
+            Some("fine\n"),
+            "{name}: {ran}"
+        );
+    }
+    assert!(ran.stderr.contains("new and deeper ones can be written"), "{ran}");
+    assert!(!ran.stderr.contains("the jail has written it"), "{ran}");
+}
+
+#[test]
+fn protected_names_that_came_to_a_direct_workspace_are_told_at_the_end() {
+    let jail = at_work("");
+    symlink("elsewhere", jail.place.join("work/.vscode")).expect("make a link");
+    let ran = jail
+        .sh("echo x >.envrc; mkdir -p .git/hooks; rm .vscode; ln -s other .vscode; echo x >fine; exit 7")
+        .ended(7);
+    let told: Vec<&str> =
+        ran.complaints().into_iter().filter(|line| line.starts_with("jailmk: look at ")).collect();
+    assert_eq!(
+        told,
+        [
+            "jailmk: look at .vscode before you go on, the jail has written it: editor configuration",
+            "jailmk: look at .envrc before you go on, the jail has written it: environment of a directory",
+            "jailmk: look at .git/hooks before you go on, the jail has written it: git directory",
+        ],
+        "{ran}"
+    );
+}
+
+#[test]
+fn what_is_hidden_is_empty_inside_and_as_it_was_outside() {
+    let hide = "hide = [\".env\", \".env.*\", \"keys\", \"*/secret-*\", \"**/*.pem\", \"missing\"]\n";
+    for mode in ["direct", "read-only"] {
+        let jail = Jail::tools(format!("[workspace]\nmode = \"{mode}\"\npath = \"PLACE/work\"\n{hide}"));
+        let secret =
+            [".env", ".env.local", "keys/a", "keys/b.pem", "a/secret-1", "x/y/z/cert.pem", "top.pem"];
+        let seen = [".environment", "a/b/secret-2", "a/other", "x/y/z/cert.txt"];
+        for name in secret.iter().chain(&seen) {
+            jail.place.file(format!("work/{name}"), format!("content of {name}\n"));
+        }
+        let ran = jail.sh(
+            "for f in .env .env.local a/secret-1 x/y/z/cert.pem top.pem .environment a/b/secret-2 a/other x/y/z/cert.txt; do cat $f; done
+             ls -A keys; (echo evil >.env; rm -f .env; mv .env e; ln .env l; mv keys k; touch keys/new) 2>/dev/null; mv x/y w 2>/dev/null; cat w/z/cert.pem 2>/dev/null",
+        );
+        let expected: String = seen.iter().map(|name| format!("content of {name}\n")).collect();
+        assert_eq!(ran.stdout, expected, "{ran}");
+        for name in secret {
+            let moved = name.replace("x/y/", "w/");
+            let path = [name.to_owned(), moved].map(|name| jail.place.join("work").join(name));
+            let content = path.iter().find_map(|path| fs::read_to_string(path).ok());
+            assert_eq!(content, Some(format!("content of {name}\n")), "{name}: {ran}");
+        }
+    }
+}
+
+#[test]
+fn a_link_cannot_be_hidden() {
+    let jail = at_work("hide = [\"*.env\"]\n");
+    symlink("real", jail.place.join("work/link.env")).expect("make a link");
+    jail.sh("true").refused(125, "it is a symlink");
+}
+
+#[test]
 fn a_missing_workspace_is_refused() {
     Jail::tools(WORKSPACE).sh("true").refused(125, "cannot open the workspace `");
 }

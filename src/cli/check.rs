@@ -9,6 +9,7 @@ use crate::exposure::{self, Exposure, Limited, Points, Word};
 use crate::host::{self, Finding, Status};
 use crate::layer::cgroup;
 use crate::spec::{Spec, Trust};
+use crate::workspace::journal::Time;
 
 impl Check {
     /// Prints the table of this host, or that of a spec; 1 when a jail cannot be entered, or is too open.
@@ -34,7 +35,7 @@ impl Check {
     }
 
     fn weigh(&self, spec: Spec, findings: &[Finding]) -> Outcome {
-        let start = Start::of(spec, Vec::new(), None).map_err(Failure::of_other)?;
+        let start = Start::of(spec, Vec::new(), None, Time::now()).map_err(Failure::of_other)?;
         let mut obstacles = Vec::new();
         let limited = start.try_limits(&mut obstacles);
         let exposure = match start.plan() {

@@ -20,6 +20,10 @@ use crate::path::HostPath;
 use crate::rootfs::{BuildOptions, Freshness, Rootfs, State, build};
 use crate::sealed;
 use crate::spec::{Degradable, Spec};
+use crate::workspace::Session;
+use crate::workspace::direct::Direct;
+use crate::workspace::journal::Time;
+use crate::workspace::session::reviewed;
 
 impl Enter {
     /// Runs the command in the jail, or tells how it would.
@@ -36,8 +40,10 @@ impl Enter {
     }
 
     fn prepared(self, status_fd: Option<&StatusFd>) -> Outcome {
+        // Before the jail can write anything: see `workspace`.
+        let since = Time::now();
         let spec = self.spec.load().map_err(failed)?;
-        let start = Start::of(spec, self.command, self.timeout)?;
+        let start = Start::of(spec, self.command, self.timeout, since)?;
         let current = Rootfs::current(&start.state, &start.spec).map_err(failed)?;
         if self.plan { start.describe(current) } else { start.enter(current, status_fd) }
     }
@@ -53,13 +59,20 @@ pub(super) struct Start {
     pub limits: cgroup::Policy,
     time: Option<Duration>,
     arguments: Vec<OsString>,
+    /// When this began, by the clock of file systems.
+    since: Time,
 }
 
 type Current = Option<(Rootfs, Freshness)>;
 
 impl Start {
     /// With `arguments` and `time` instead of what the spec says, when there are any.
-    pub(super) fn of(spec: Spec, arguments: Vec<OsString>, time: Option<Duration>) -> Result<Start, Failure> {
+    pub(super) fn of(
+        spec: Spec,
+        arguments: Vec<OsString>,
+        time: Option<Duration>,
+        since: Time,
+    ) -> Result<Start, Failure> {
         let memory = cgroup::host_memory().unwrap_or(u64::MAX);
         Ok(Start {
             limits: cgroup::Policy::new(&spec.limits, memory),
@@ -69,6 +82,7 @@ impl Start {
             caller: Caller::current(),
             memory,
             arguments,
+            since,
         })
     }
 
@@ -76,7 +90,7 @@ impl Start {
     pub(super) fn plan(&self) -> Result<Plan, Failure> {
         let current = Rootfs::current(&self.state, &self.spec).map_err(failed)?;
         let tree = current.map_or_else(|| self.not_built(), |(rootfs, _)| rootfs.tree());
-        self.arm(self.prepare(&tree, Effect::Describe)?, CallerTerminal::find().as_ref())
+        self.arm(self.described(&tree)?, CallerTerminal::find().as_ref())
     }
 
     /// Whether the jail may be without a cgroup though the spec writes limits.
@@ -88,11 +102,18 @@ impl Start {
         self.state.path().join("rootfs").join(&self.spec.name)
     }
 
-    fn prepare(&self, tree: &HostPath, effect: Effect) -> Result<Jail, Failure> {
+    /// The jail as it would be, with nothing made.
+    fn described(&self, tree: &HostPath) -> Result<Jail, Failure> {
+        let changes = reviewed(&self.spec).map(|_| self.state.path().join("review").join(&self.spec.name));
+        self.prepare(tree, changes.as_ref(), Effect::Describe)
+    }
+
+    fn prepare(&self, tree: &HostPath, changes: Option<&HostPath>, effect: Effect) -> Result<Jail, Failure> {
         let setting = Setting {
             tree,
             caller: &self.caller,
             private: &[self.state.path().clone()],
+            changes,
             arguments: &self.arguments,
             default_disk: self.memory / 2,
             effect,
@@ -115,7 +136,7 @@ impl Start {
             Some((rootfs, Freshness::Stale(why))) => (rootfs.tree(), Some(format!("build it anew: {why}"))),
             None => (self.not_built(), Some("build the tree, which is not there yet".to_owned())),
         };
-        let jail = self.prepare(&tree, Effect::Describe)?;
+        let jail = self.described(&tree)?;
         tell_weaker(&jail);
         let plan = self.arm(jail, CallerTerminal::find().as_ref())?;
         tell_unknown(&plan);
@@ -128,13 +149,19 @@ impl Start {
     /// Builds what has to be built, runs the command, tells how it ended.
     fn enter(&self, current: Current, status_fd: Option<&StatusFd>) -> Outcome {
         let rootfs = self.rootfs(current)?;
-        let mut jail = self.prepare(&rootfs.tree(), Effect::Enter)?;
+        let session = match reviewed(&self.spec) {
+            Some(_) => Some(self.begin_review()?),
+            None => None,
+        };
+        let changes = session.as_ref().map(Session::layers);
+        let mut jail = self.prepare(&rootfs.tree(), changes.as_ref(), Effect::Enter)?;
         if jail.landlock.is_none() {
             // Before anything is made that would have to be tidied up.
             status_fd.map_or(Ok(()), StatusFd::survive_exec).map_err(failed)?;
             sealed::ensure().map_err(failed)?;
         }
         let cgroup = limit(&self.spec, &self.limits, &mut jail)?;
+        let direct = Direct::look(&self.spec, &self.caller);
         let terminal = CallerTerminal::find();
         tell_weaker(&jail);
         let plan = self.arm(jail, terminal.as_ref())?;
@@ -144,7 +171,16 @@ impl Start {
             cgroup: cgroup.as_ref(),
             terminal,
             time: self.time,
-            check: &|| rootfs.check_seal(),
+            check: &|pid| {
+                rootfs.check_seal()?;
+                if let Some(session) = &session {
+                    if let Err(error) = session.started(self.since, pid) {
+                        say(Causes(&error));
+                    }
+                    Session::await_tick(self.since);
+                }
+                Ok(())
+            },
             started: tell_start.as_ref().map(|tell| tell as OnStart<'_>),
         };
         let end = spawn::run(plan, supervision);
@@ -155,6 +191,14 @@ impl Start {
         {
             say(Causes(&error));
         }
+        if let Some(session) = &session {
+            self.account(session);
+        }
+        if let Some(direct) = direct {
+            for (path, what) in direct.changed() {
+                say(format_args!("look at {path} before you go on, the jail has written it: {what}"));
+            }
+        }
         let end = end.map_err(|error| {
             let failure = Failure::new(error.exit_status(), error);
             tell_limits(&self.limits, usage.as_ref());
@@ -162,6 +206,26 @@ impl Start {
             Failure { told: true, ..failure }
         })?;
         Ok(tell(end, &self.limits, usage.as_ref(), status_fd))
+    }
+
+    /// Where the jail's changes to the workspace go; nobody else's may go there meanwhile.
+    fn begin_review(&self) -> Result<Session, Failure> {
+        // The state must be no part of the workspace, and this makes a directory in it.
+        self.prepare(&HostPath::root(), None, Effect::Describe)?;
+        Session::begin(&self.state, &self.spec, &self.caller, self.since).map_err(failed)
+    }
+
+    /// Tells that there is something to look at.
+    fn account(&self, session: &Session) {
+        let changes = session.account().and_then(|()| session.changes());
+        match changes.map(|changes| changes.shown().count()) {
+            Ok(0) => {}
+            Ok(count) => {
+                let paths = if count == 1 { "path" } else { "paths" };
+                say(format_args!("{count} changed {paths} to review: `jailmk diff`, `jailmk apply`"));
+            }
+            Err(error) => say(Causes(&error)),
+        }
     }
 
     /// The tree, built anew unless it is there and up to date.

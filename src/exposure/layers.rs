@@ -129,7 +129,7 @@ fn weigh(step: &Step, plan: &Plan) -> Option<Row> {
         }
         Step::Seccomp(filter) => system_calls(filter, open),
         // Weighed as mounts, as the network, or part of another step.
-        Step::Mount(Mounted::Host(_) | Mounted::Tmpfs(_))
+        Step::Mount(Mounted::Host(_) | Mounted::Overlay(_) | Mounted::Hidden(_) | Mounted::Tmpfs(_))
         | Step::Loopback
         | Step::Terminal
         | Step::Directory(_) => None,

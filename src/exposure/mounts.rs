@@ -7,7 +7,8 @@ use super::Row;
 use crate::caller::Caller;
 use crate::jail::mounted::Mounted;
 use crate::jail::plan::{Plan, Step};
-use crate::layer::mounts;
+use crate::layer::mounts::{self, Tree};
+use crate::layer::place::Place;
 use crate::spec::RESOLVER;
 
 /// The most that one mount leaves open.
@@ -106,13 +107,15 @@ const INSTALLED: &[&str] = &["/usr", "/opt", "/bin", "/sbin", "/lib", "/lib64", 
 pub(super) fn rows(plan: &Plan, caller: &Caller) -> Vec<Row> {
     let dangers = located(caller);
     let mounted = plan.steps.iter().filter_map(|step| match step {
-        Step::Mount(Mounted::Host(mount)) => Some(mount),
+        Step::Mount(Mounted::Host(mount)) => Some((&mount.tree, &mount.place)),
+        // What the jail writes reaches the host only when somebody has looked at it.
+        Step::Mount(Mounted::Overlay(overlay)) => Some((&overlay.lower, &overlay.place)),
         _ => None,
     });
     // The file that names the host's resolvers comes with its network, and is weighed there.
     let mounted = mounted
-        .filter(|mount| !(mount.tree.flags.read_only && mount.place.path().as_path() == Path::new(RESOLVER)));
-    mounted.map(|mount| row(mount, &dangers, caller)).collect()
+        .filter(|(tree, place)| !(tree.flags.read_only && place.path().as_path() == Path::new(RESOLVER)));
+    mounted.map(|(tree, place)| row(tree, place, &dangers, caller)).collect()
 }
 
 /// The dangers that this host has, by their paths without links.
@@ -138,9 +141,9 @@ fn located(caller: &Caller) -> Vec<(PathBuf, String, &'static Danger)> {
         .collect()
 }
 
-fn row(mount: &mounts::Armed, dangers: &[(PathBuf, String, &'static Danger)], caller: &Caller) -> Row {
-    let source = mount.tree.source.real_path();
-    let flags = mount.tree.flags;
+fn row(tree: &Tree, place: &Place, dangers: &[(PathBuf, String, &'static Danger)], caller: &Caller) -> Row {
+    let source = tree.source.real_path();
+    let flags = tree.flags;
     let writable = !flags.read_only;
     let home = caller.home.as_ref().and_then(|home| std::fs::canonicalize(home.as_path()).ok());
     let is_wide = WIDE.iter().any(|wide| Path::new(wide) == source)
@@ -152,7 +155,7 @@ fn row(mount: &mounts::Armed, dangers: &[(PathBuf, String, &'static Danger)], ca
         (true, true) => 4,
         (true, false) => 5,
     };
-    let mut found = vec![mounts::Words(flags).to_string(), mount.tree.source.to_string()];
+    let mut found = vec![mounts::Words(flags).to_string(), tree.source.to_string()];
     let mut advice = writable.then_some("mode = \"read-only\", if the command only reads");
     if is_wide {
         exposure = exposure.max(if writable { 60 } else { 20 });
@@ -177,7 +180,7 @@ fn row(mount: &mounts::Armed, dangers: &[(PathBuf, String, &'static Danger)], ca
             advice = Some("leave it out: nothing inside needs all of it");
         }
     }
-    let row = Row::new(mount.place.path().to_string(), exposure, MOST, found.join(", "));
+    let row = Row::new(place.path().to_string(), exposure, MOST, found.join(", "));
     match advice {
         Some(advice) => row.advice(advice),
         None => row,

@@ -41,7 +41,10 @@ fn of_step(step: &Step) -> &'static [&'static str] {
     match step {
         Step::CgroupNamespace => &["cgroup namespace"],
         Step::SessionKeyring => &["session keyring"],
-        Step::Root(_) | Step::Mount(Mounted::Host(_)) => &["open_tree, move_mount", "mount_setattr"],
+        Step::Root(_) | Step::Mount(Mounted::Host(_) | Mounted::Hidden(_)) => {
+            &["open_tree, move_mount", "mount_setattr"]
+        }
+        Step::Mount(Mounted::Overlay(_)) => &["overlay", "open_tree, move_mount", "mount_setattr"],
         Step::PrivateMounts => &["mount_setattr"],
         Step::Proc(_) => &["proc"],
         Step::Devices(_) => &["devpts", "open_tree, move_mount"],
@@ -71,6 +74,8 @@ fn is_of_others(plan: &Plan) -> impl Fn(&Step) -> bool {
     let own = (plan.identity.uid, plan.identity.gid);
     move |step| match step {
         Step::Mount(Mounted::Host(mount)) => !mount.tree.flags.read_only && mount.tree.source.owner != own,
+        // The changes lie under the owner of the workspace.
+        Step::Mount(Mounted::Overlay(overlay)) => overlay.lower.source.owner != own,
         _ => false,
     }
 }

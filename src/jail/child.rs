@@ -128,6 +128,10 @@ fn apply(step: &Step, ground: &mut Ground<'_>) -> Result<(), Errno> {
         ),
         Step::Devices(devices) => devices.apply(held(&ground.root)?.as_fd()),
         Step::Mount(Mounted::Host(mount)) => mount.apply(held(&ground.root)?.as_fd()),
+        Step::Mount(Mounted::Overlay(overlay)) => overlay.apply(held(&ground.root)?.as_fd()),
+        Step::Mount(Mounted::Hidden(cover)) => {
+            cover.apply(held(&ground.root)?.as_fd(), held(&ground.scratch)?.as_fd())
+        }
         Step::Mount(Mounted::Tmpfs(tmpfs)) => tmpfs.apply(held(&ground.root)?.as_fd()),
         Step::PivotRoot => {
             fchdir(held(&ground.root)?)?;

@@ -49,6 +49,23 @@ pub enum JailError {
         /// What lies below it.
         holds: HostPath,
     },
+    /// A glob of `hide` cannot be looked up.
+    #[error("cannot hide `{glob}` ({at})")]
+    Hide {
+        /// As written.
+        glob: String,
+        /// In the spec.
+        at: Position,
+        /// Why.
+        #[source]
+        cause: Errno,
+    },
+    /// A link cannot be covered, and what it leads to would be seen.
+    #[error("cannot hide `{path}` of the workspace: it is a symlink")]
+    HiddenLink {
+        /// In the workspace, for people.
+        path: String,
+    },
     /// A mount point on another mount that does not have it.
     #[error("cannot make the host directory `{path}` ({at})")]
     Create {
@@ -105,6 +122,7 @@ impl StageError for JailError {
             JailError::Source { cause: Errno::EINVAL, .. } => {
                 one("only directories, regular files and sockets can be mounted")
             }
+            JailError::HiddenLink { .. } => one("name what it leads to, and leave the link out"),
             JailError::TooWide { .. } => one("name a directory further down"),
             JailError::NoIdentity => one("run jailmk as an ordinary user, or outside this container"),
             JailError::NoLandlock => vec![

@@ -1,25 +1,32 @@
 //! What the jail sees of the host, and where: the spec's words → mounts in the order of their places.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::path::Path;
 
 use nix::errno::Errno;
 
 use super::error::JailError;
-use super::{Effect, Setting};
+use super::{Effect, Setting, hidden};
 use crate::layer::mounts::{self, Source, Tree};
+use crate::layer::overlay;
 use crate::layer::place::{Kind, Missing, Place};
 use crate::layer::scratch;
 use crate::path::{HostPath, JailPath};
 use crate::spec::{Access, Network, Position, RESOLVER, SourceOrigin, Spec, WORKSPACE, WorkspaceMode};
 use crate::sys::mount::Attributes;
+use crate::workspace::protected;
 
 /// One mount below the root.
 #[derive(Debug)]
 pub enum Mounted {
     /// A host directory or file.
     Host(mounts::Armed),
+    /// A host directory whose changes stay in jailmk's state.
+    Overlay(overlay::Armed),
+    /// A file or directory of the workspace that the jail must not see.
+    Hidden(scratch::Cover),
     /// A tmpfs of its own size.
     Tmpfs(scratch::Own),
 }
@@ -86,8 +93,19 @@ pub(super) fn plan(
     let mut planned = Vec::new();
     for source in &wanted {
         let Some(tree) = source.open(setting)? else { continue };
+        if source.role == "workspace" && tree.source.kind == Kind::Directory {
+            planned.extend(hidden::below(spec, &source.place, &tree)?);
+        }
+        if let Some(path) = source.reviewed_in(setting) {
+            planned.push(reviewed(source, tree, path)?);
+            continue;
+        }
         if !tree.flags.read_only && tree.source.kind == Kind::Directory {
-            planned.extend(spec_files_below(spec, &source.place, &tree));
+            let mut kept = spec_files_below(spec, &source.place, &tree);
+            if source.role == "workspace" {
+                kept.append(&mut protected_below(&source.place, &tree));
+            }
+            planned.extend(kept.into_values());
         }
         planned.push(Planned::host(source.place.clone(), tree, missing(&source.place)));
     }
@@ -122,8 +140,9 @@ fn wanted(spec: &Spec) -> Vec<HostSource<'_>> {
         at: &workspace.path.at,
         access: match workspace.mode {
             WorkspaceMode::Direct => Access::ReadWrite,
-            WorkspaceMode::ReadOnly => Access::ReadOnly,
+            WorkspaceMode::Review | WorkspaceMode::ReadOnly => Access::ReadOnly,
         },
+        review: workspace.mode == WorkspaceMode::Review,
         exec: true,
         create: false,
         optional: false,
@@ -134,6 +153,7 @@ fn wanted(spec: &Spec) -> Vec<HostSource<'_>> {
         path: &mount.from.value,
         at: &mount.from.at,
         access: mount.access,
+        review: false,
         exec: mount.exec,
         create: mount.create,
         optional: mount.optional,
@@ -141,34 +161,81 @@ fn wanted(spec: &Spec) -> Vec<HostSource<'_>> {
     workspace.chain(mounts).collect()
 }
 
+/// The workspace below, the jail's changes above.
+fn reviewed(source: &HostSource<'_>, lower: Tree, changes: &HostPath) -> Result<Planned, JailError> {
+    let store = match Source::open(changes) {
+        Ok(store) => store,
+        Err(Errno::ENOENT) => Source::described(changes),
+        Err(cause) => {
+            let (path, at) = (changes.clone(), source.at.clone());
+            return Err(JailError::Source { role: "changes", path, at, cause });
+        }
+    };
+    let store = Tree { flags: lower.flags, source: store, prepared: None };
+    let place = Place::new(&source.place, lower.source.kind, Missing::Fail);
+    let mounted = Mounted::Overlay(overlay::Armed::new(lower, store, place));
+    Ok(Planned { place: source.place.clone(), mounted, writable: Writable::Yes })
+}
+
 /// The spec's own files in a writable directory of the host, read-only: the jail must not write the rules of its
 /// next start. The directories on the way to them become mount points too, for a mount point cannot be
 /// renamed, and so none can be put in their place.
-fn spec_files_below(spec: &Spec, place: &JailPath, above: &Tree) -> Vec<Planned> {
+fn spec_files_below(spec: &Spec, place: &JailPath, above: &Tree) -> BTreeMap<JailPath, Planned> {
     let mut planned: BTreeMap<JailPath, Planned> = BTreeMap::new();
     for source in &spec.sources {
         let SourceOrigin::File(path) = &source.origin else { continue };
         let Ok(below) = path.strip_prefix(above.source.real_path()) else { continue };
-        let mut place = place.clone();
-        let mut names = below.iter().peekable();
-        let mut path = above.source.real_path().to_owned();
-        while let Some(name) = names.next() {
-            place = place.child(name);
-            path.push(name);
-            // What is gone since the spec was read cannot be changed either.
-            let Some(Ok(mut source)) = HostPath::absolute(path.clone()).map(|path| Source::open(&path))
-            else {
-                break;
-            };
-            // As seen in the directory: nobody else's files become the jail's own.
-            source.owner = above.source.owner;
-            let is_file = names.peek().is_none();
-            let flags = Attributes { read_only: is_file, ..above.flags };
-            let tree = Tree { source, flags, prepared: None };
-            planned.entry(place.clone()).or_insert_with(|| Planned::host(place.clone(), tree, Missing::Fail));
+        keep(&mut planned, place, above, below);
+    }
+    planned
+}
+
+/// What is protected at the top of a direct workspace and is there, in the same way. Names are looked up, and no
+/// directory is read: how large the workspace is makes no difference.
+fn protected_below(place: &JailPath, above: &Tree) -> BTreeMap<JailPath, Planned> {
+    let mut planned: BTreeMap<JailPath, Planned> = BTreeMap::new();
+    for name in protected::at_top().map(|(name, _)| name).chain([".git"]) {
+        let below = Path::new(name);
+        // Through a link it would be another file, which the jail may not see at all.
+        let path = above.source.real_path().join(below);
+        let source = HostPath::absolute(path.clone()).and_then(|path| Source::open(&path).ok());
+        // A git directory holds history as well; as a file it says where that is.
+        let is_whole = |source: &Source| name != ".git" || source.kind == Kind::File;
+        if source.is_some_and(|source| source.real_path() == path && is_whole(&source)) {
+            keep(&mut planned, place, above, below);
         }
     }
-    planned.into_values().collect()
+    planned
+}
+
+/// Plans a read-only mount of `below`, and mounts of the directories on the way to it.
+fn keep(planned: &mut BTreeMap<JailPath, Planned>, place: &JailPath, above: &Tree, below: &Path) {
+    let mut place = place.clone();
+    let mut names = below.iter().peekable();
+    let mut path = above.source.real_path().to_owned();
+    while let Some(name) = names.next() {
+        place = place.child(name);
+        path.push(name);
+        // What is gone since it was looked up cannot be changed either.
+        let Some(Ok(mut source)) = HostPath::absolute(path.clone()).map(|path| Source::open(&path)) else {
+            break;
+        };
+        // As seen in the directory: nobody else's files become the jail's own.
+        source.owner = above.source.owner;
+        let is_last = names.peek().is_none();
+        let flags = Attributes { read_only: is_last, ..above.flags };
+        let tree = Tree { source, flags, prepared: None };
+        match planned.entry(place.clone()) {
+            Entry::Vacant(entry) => {
+                entry.insert(Planned::host(place.clone(), tree, Missing::Fail));
+            }
+            // The whole of a directory that another path only leads through.
+            Entry::Occupied(mut entry) if is_last => {
+                entry.insert(Planned::host(place.clone(), tree, Missing::Fail));
+            }
+            Entry::Occupied(_) => {}
+        }
+    }
 }
 
 /// With the host's network comes the file that names its resolvers; a spec that brings its own keeps it.
@@ -189,12 +256,19 @@ struct HostSource<'a> {
     path: &'a Path,
     at: &'a Position,
     access: Access,
+    /// Writes go to a copy.
+    review: bool,
     exec: bool,
     create: bool,
     optional: bool,
 }
 
 impl HostSource<'_> {
+    /// Where the jail's changes to it are kept, when they are.
+    fn reviewed_in<'s>(&self, setting: &'s Setting<'_>) -> Option<&'s HostPath> {
+        setting.changes.filter(|_| self.review)
+    }
+
     fn open(&self, setting: &Setting<'_>) -> Result<Option<Tree>, JailError> {
         let path = setting.caller.locate(self.path)?;
         if self.create && setting.effect == Effect::Enter {
@@ -241,6 +315,8 @@ impl fmt::Display for Mounted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Mounted::Host(mount) => mount.fmt(f),
+            Mounted::Overlay(overlay) => overlay.fmt(f),
+            Mounted::Hidden(cover) => cover.fmt(f),
             Mounted::Tmpfs(tmpfs) => tmpfs.fmt(f),
         }
     }

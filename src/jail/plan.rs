@@ -227,6 +227,15 @@ impl Step {
             (Step::Root(_) | Step::Mount(_), Errno::ESTALE) => {
                 "the path was replaced while the jail was being made; try again"
             }
+            (Step::Mount(Mounted::Overlay(_)), Errno::ENODEV) => {
+                "this kernel has no overlay file system: load it (`modprobe overlay`, as root), or write `mode = \"direct\"` under [workspace], which does without"
+            }
+            (Step::Mount(Mounted::Overlay(_)), Errno::EPERM) => {
+                "this kernel makes no overlay in a user namespace (Linux 5.11 does): write `mode = \"direct\"` under [workspace]"
+            }
+            (Step::Mount(Mounted::Overlay(_)), Errno::EINVAL | Errno::EOPNOTSUPP | Errno::EREMOTE) => {
+                "an overlay needs a workspace without mounts inside it, jailmk's state on ext4, xfs, btrfs or the like (JAILMK_STATE), and for root Linux 5.19; else write `mode = \"direct\"` under [workspace]"
+            }
             (Step::Mount(_), Errno::ENOENT) => {
                 "the mount point is missing where jailmk must not make one: make it on the host"
             }

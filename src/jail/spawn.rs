@@ -1,12 +1,12 @@
 //! The parent's half: what only it may do before and right after the jail's first process exists.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use nix::unistd::setgroups;
+use nix::unistd::{Pid, setgroups};
 
 use crate::jail::child;
 use crate::jail::control::{Channel, Order};
@@ -20,7 +20,7 @@ use crate::layer::identity::{Identity, Standing};
 use crate::layer::mounts::{self, Tree};
 use crate::layer::namespaces::Inodes;
 use crate::rootfs::RootfsError;
-use crate::sys::mount;
+use crate::sys::mount::{self, Submounts};
 use crate::sys::process::{self, Side};
 
 /// What the supervisor does beside the plan.
@@ -31,8 +31,9 @@ pub struct Supervision<'a> {
     pub terminal: Option<CallerTerminal>,
     /// Wall-clock limit.
     pub time: Option<Duration>,
-    /// Runs while the child makes the jail; the command starts only when it agrees.
-    pub check: &'a dyn Fn() -> Result<(), RootfsError>,
+    /// Runs while the child makes the jail, with the process id of its PID 1; the command starts only when it
+    /// agrees.
+    pub check: &'a dyn Fn(Pid) -> Result<(), RootfsError>,
     /// Told when all layers are in place.
     pub started: Option<OnStart<'a>>,
 }
@@ -72,16 +73,24 @@ pub fn run(mut plan: Plan, supervision: Supervision<'_>) -> Result<End, SpawnErr
         (Started { pid, namespaces: Inodes::of(pid) }, tell)
     });
     ours.order(Order::Mapped).map_err(|e| preparing(ORDERS)(e.into()))?;
-    (supervision.check)()?;
+    (supervision.check)(child.pid())?;
     Supervisor::new(&plan, ours, signals, child, supervision.terminal, supervision.time, started).supervise()
 }
 
 /// Makes the detached trees of host directories while root's rights are at hand: the jail's uid could
 /// not reach them. Trees that the jail may write show their owner's files as the jail's own.
 fn prepare_as_root(plan: &mut Plan) -> Result<(), SpawnError> {
-    let identity = plan.identity;
+    let mut namespaces = OwnerNamespaces { identity: plan.identity, made: Vec::new() };
     for step in &mut plan.steps {
         let words = step.to_string();
+        if let Step::Mount(Mounted::Overlay(overlay)) = step {
+            for tree in [&mut overlay.lower, &mut overlay.store] {
+                let made = namespaces.prepare(tree, Owners::Mapped, Submounts::LeftOut);
+                let failed = |cause| SpawnError::Prepare { what: words.clone(), cause };
+                tree.prepared = Some(made.map_err(failed)?);
+            }
+            continue;
+        }
         let (tree, made) = match step {
             // Built by root for whoever runs in it: the jail reads what others may read.
             Step::Root(tree) => {
@@ -89,7 +98,8 @@ fn prepare_as_root(plan: &mut Plan) -> Result<(), SpawnError> {
                 (tree, made)
             }
             Step::Mount(Mounted::Host(mounts::Armed { tree, .. })) => {
-                let made = prepare_tree(tree, identity);
+                let owners = if tree.flags.read_only { Owners::MappedIfPossible } else { Owners::Mapped };
+                let made = namespaces.prepare(tree, owners, Submounts::Included);
                 (tree, made)
             }
             _ => continue,
@@ -99,19 +109,45 @@ fn prepare_as_root(plan: &mut Plan) -> Result<(), SpawnError> {
     Ok(())
 }
 
-fn prepare_tree(tree: &Tree, identity: Identity) -> io::Result<OwnedFd> {
-    let detached = tree.source.clone_tree()?;
-    if tree.source.owner != (identity.uid, identity.gid) {
-        let users = identity.owner_namespace(tree.source.owner)?;
-        match mount::map_owners(detached.as_fd(), users.as_fd()) {
-            Ok(()) => {}
-            // Where it may only read, the jail does with what others may read.
-            Err(_) if tree.flags.read_only => {}
-            Err(Errno::EINVAL) => return Err(io::Error::other(NoIdmap)),
-            Err(error) => return Err(error.into()),
+/// Whether a tree must show its owner's files as the jail's own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owners {
+    /// It must.
+    Mapped,
+    /// Where it may only read, the jail does with what others may read.
+    MappedIfPossible,
+}
+
+/// The user namespaces that trees are mapped by, one for each owner: it takes a process to make one.
+struct OwnerNamespaces {
+    identity: Identity,
+    made: Vec<((u32, u32), OwnedFd)>,
+}
+
+impl OwnerNamespaces {
+    fn prepare(&mut self, tree: &Tree, owners: Owners, submounts: Submounts) -> io::Result<OwnedFd> {
+        let detached = tree.source.clone_with(submounts)?;
+        if tree.source.owner != (self.identity.uid, self.identity.gid) {
+            match mount::map_owners(detached.as_fd(), self.of(tree.source.owner)?) {
+                Ok(()) => {}
+                Err(_) if owners == Owners::MappedIfPossible => {}
+                Err(Errno::EINVAL) => return Err(io::Error::other(NoIdmap)),
+                Err(error) => return Err(error.into()),
+            }
         }
+        Ok(detached)
     }
-    Ok(detached)
+
+    fn of(&mut self, owner: (u32, u32)) -> io::Result<BorrowedFd<'_>> {
+        let index = match self.made.iter().position(|(known, _)| *known == owner) {
+            Some(index) => index,
+            None => {
+                self.made.push((owner, self.identity.owner_namespace(owner)?));
+                self.made.len() - 1
+            }
+        };
+        Ok(self.made[index].1.as_fd())
+    }
 }
 
 /// The file system cannot show its files under another owner.

@@ -69,7 +69,15 @@ impl Source {
     /// # Errors
     /// As open_tree(2); ESTALE.
     pub fn clone_tree(&self) -> Result<OwnedFd, Errno> {
-        let tree = mount::clone_tree(None, &self.real, Submounts::Included)?;
+        self.clone_with(Submounts::Included)
+    }
+
+    /// The same, with or without what is mounted below.
+    ///
+    /// # Errors
+    /// As [`Source::clone_tree`].
+    pub fn clone_with(&self, submounts: Submounts) -> Result<OwnedFd, Errno> {
+        let tree = mount::clone_tree(None, &self.real, submounts)?;
         let stat: FileStat = fstat(&tree)?;
         if stat.st_dev == self.device && stat.st_ino == self.inode { Ok(tree) } else { Err(Errno::ESTALE) }
     }

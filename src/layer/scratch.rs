@@ -85,6 +85,38 @@ impl fmt::Display for Armed {
     }
 }
 
+/// An empty file or directory over something that the jail must not see.
+#[derive(Debug)]
+pub struct Cover {
+    place: Place,
+    kind: Kind,
+}
+
+impl Cover {
+    /// `kind` is what stands there.
+    pub fn new(path: &JailPath, kind: Kind) -> Cover {
+        Cover { place: Place::new(path, kind, Missing::Fail), kind }
+    }
+
+    /// Mounts what [`Armed::apply`] has made for it, read-only.
+    ///
+    /// # Errors
+    /// As open_tree(2), mount_setattr(2), move_mount(2) and [`Place::open`].
+    pub fn apply(&self, root: BorrowedFd<'_>, scratch: BorrowedFd<'_>) -> Result<(), Errno> {
+        let name = if self.kind == Kind::Directory { EMPTY_DIRECTORY } else { EMPTY_FILE };
+        let empty = mount::clone_tree(Some(scratch), name, Submounts::LeftOut)?;
+        // ORDER: flags before it is attached anywhere, so that it is never seen without them.
+        mount::restrict(empty.as_fd(), Attributes { read_only: true, nodev: true, noexec: true })?;
+        mount::attach(empty.as_fd(), self.place.open(root)?.as_fd())
+    }
+}
+
+impl fmt::Display for Cover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "hide {}", self.place)
+    }
+}
+
 /// A tmpfs of its own size.
 #[derive(Debug)]
 pub struct Own {

@@ -86,7 +86,12 @@ fn an_empty_closure_gets_the_skeleton() {
 #[test]
 fn a_workspace_gets_its_mount_point() {
     let mut spec = spec();
-    spec.workspace = Some(Workspace { path: at(".".into()), mode: WorkspaceMode::Direct });
+    spec.workspace = Some(Workspace {
+        path: at(".".into()),
+        mode: WorkspaceMode::Direct,
+        hide: Vec::new(),
+        protect: Vec::new(),
+    });
     assert_eq!(mode_of(&plan(&spec, &[]).unwrap(), "/workspace"), Some(0o755));
 }
 

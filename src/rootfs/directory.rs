@@ -18,13 +18,13 @@ use crate::path::JailPath;
 const FILE_LIMIT: u64 = 256 << 20;
 
 /// Opens the directory `name` in `parent` as a place (O_PATH); a link is refused (ENOTDIR).
-pub(super) fn open<N: nix::NixPath + ?Sized>(parent: BorrowedFd<'_>, name: &N) -> Result<OwnedFd, Errno> {
+pub(crate) fn open<N: nix::NixPath + ?Sized>(parent: BorrowedFd<'_>, name: &N) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     openat(parent, name, flags, Mode::empty())
 }
 
 /// The same for reading its names, locking it or changing its mode.
-pub(super) fn open_to_read<N: nix::NixPath + ?Sized>(
+pub(crate) fn open_to_read<N: nix::NixPath + ?Sized>(
     parent: BorrowedFd<'_>,
     name: &N,
 ) -> Result<OwnedFd, Errno> {
@@ -33,7 +33,7 @@ pub(super) fn open_to_read<N: nix::NixPath + ?Sized>(
 }
 
 /// The names in `directory`, unsorted.
-pub(super) fn names(directory: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
+pub(crate) fn names(directory: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
     let mut names = Vec::new();
     for entry in Dir::from_fd(open_to_read(directory, ".")?)?.iter() {
         let name = entry?.file_name().to_owned();
@@ -80,7 +80,7 @@ pub(super) fn remove_tree_with(
 }
 
 /// Reads a whole file of jailmk's own.
-pub(super) fn read_file<N: nix::NixPath + ?Sized>(
+pub(crate) fn read_file<N: nix::NixPath + ?Sized>(
     directory: BorrowedFd<'_>,
     name: &N,
 ) -> Result<Vec<u8>, Errno> {
@@ -96,7 +96,7 @@ pub(super) fn read_file<N: nix::NixPath + ?Sized>(
 }
 
 /// Writes a file so that a reader sees the old or the new content, whole.
-pub(super) fn replace_file(
+pub(crate) fn replace_file(
     directory: BorrowedFd<'_>,
     name: &OsStr,
     mode: Mode,
@@ -114,7 +114,7 @@ pub(super) fn replace_file(
 }
 
 /// Writes a file that is not there yet.
-pub(super) fn write_file(
+pub(crate) fn write_file(
     directory: BorrowedFd<'_>,
     name: &OsStr,
     mode: Mode,
@@ -126,7 +126,7 @@ pub(super) fn write_file(
 }
 
 /// The error number of an I/O error; EIO for those that the standard library made up itself.
-pub(super) fn errno(error: std::io::Error) -> Errno {
+pub(crate) fn errno(error: std::io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 

@@ -69,7 +69,8 @@ impl State {
         &self.path
     }
 
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+    /// Its descriptor.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
@@ -188,7 +189,7 @@ fn refuse_unsafe(stat: &FileStat, directory: &HostPath) -> Result<(), RootfsErro
 }
 
 /// A name for people, and a digest of where the spec came from: two specs of one name do not meet.
-fn spec_directory(spec: &Spec) -> String {
+pub(crate) fn spec_directory(spec: &Spec) -> String {
     let mut digest = Sha256::new();
     match spec.sources.last().map(|source| &source.origin) {
         Some(SourceOrigin::File(path)) => {

@@ -45,6 +45,8 @@ pub(super) struct WorkspacePart {
     pub at: Position,
     pub path: Option<Placed<PathBuf>>,
     pub mode: Option<WorkspaceMode>,
+    pub hide: Vec<Placed<String>>,
+    pub protect: Vec<Placed<String>>,
 }
 
 impl Document {
@@ -73,6 +75,8 @@ impl Document {
                 at: later.at,
                 path: later.path.or(earlier.path),
                 mode: later.mode.or(earlier.mode),
+                hide: earlier.hide.into_iter().chain(later.hide).collect(),
+                protect: earlier.protect.into_iter().chain(later.protect).collect(),
             }),
             (earlier, later) => later.or(earlier),
         };
@@ -131,6 +135,8 @@ impl Document {
             workspace: self.workspace.map(|part| Workspace {
                 path: part.path.unwrap_or(Placed { value: PathBuf::from("."), at: part.at }),
                 mode: part.mode.unwrap_or(WorkspaceMode::ReadOnly),
+                hide: part.hide,
+                protect: part.protect,
             }),
             mounts: mounts.into_iter().map(|mount| mount.value).collect(),
             tmpfs: tmpfs.into_iter().map(|(path, size)| (path, size.value)).collect(),

@@ -121,7 +121,7 @@ impl Kind {
 pub const FILES: &str = "rootfs.files";
 
 /// The values of `workspace.mode`.
-pub const WORKSPACE_MODES: &[&str] = &["direct", "read-only"];
+pub const WORKSPACE_MODES: &[&str] = &["review", "direct", "read-only"];
 /// The values of `mount.mode`.
 pub const MOUNT_MODES: &[&str] = &["read-only", "read-write"];
 /// The values of `network.mode`.
@@ -340,7 +340,23 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Choice(WORKSPACE_MODES),
         default: "\"read-only\"",
         sample: "\"read-only\"",
-        doc: "Whether the jail writes to the host directory at once (direct) or not at all (read-only).",
+        doc: "Where the jail's writes go: into a copy that you review, to the host directory at once, or nowhere.",
+    },
+    Key {
+        section: "workspace",
+        name: "hide",
+        kind: Kind::Texts,
+        default: "none",
+        sample: "[\".env\", \".env.*\", \"**/*.pem\"]",
+        doc: "Globs of files and directories of the workspace that are empty inside.",
+    },
+    Key {
+        section: "workspace",
+        name: "protect",
+        kind: Kind::Texts,
+        default: "none: the built-in list alone",
+        sample: "[\"deploy/**\", \"*.service\"]",
+        doc: "Globs of paths, at any depth, that `apply` holds back beside those of the built-in list.",
     },
     Key {
         section: "mount",

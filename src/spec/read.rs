@@ -192,16 +192,26 @@ impl Reader<'_> {
     }
 
     fn workspace(&self, table: &DeTable<'_>, at: Position) -> Result<WorkspacePart> {
-        let mut workspace = WorkspacePart { at, path: None, mode: None };
+        let mut workspace =
+            WorkspacePart { at, path: None, mode: None, hide: Vec::new(), protect: Vec::new() };
         for field in self.fields("workspace", table)? {
             match field.key.name {
                 "path" => workspace.path = Some(self.placed(&field, value::caller_path)?),
                 "mode" => {
                     workspace.mode = Some(match self.choice(&field)? {
+                        "review" => WorkspaceMode::Review,
                         "direct" => WorkspaceMode::Direct,
                         "read-only" => WorkspaceMode::ReadOnly,
                         other => unhandled(other),
                     });
+                }
+                "hide" => {
+                    workspace.hide =
+                        self.texts(&field, |text| value::workspace_glob(text).map(str::to_owned))?;
+                }
+                "protect" => {
+                    workspace.protect =
+                        self.texts(&field, |text| value::workspace_glob(text).map(str::to_owned))?
                 }
                 other => unhandled(other),
             }

@@ -82,6 +82,9 @@ pub enum ValueError {
     /// A glob that is not absolute.
     #[error("a glob must begin with `/`; a file beside the spec is written {{ from = …, to = … }}")]
     RelativeGlob,
+    /// A glob that is absolute where the workspace is meant.
+    #[error("a glob of the workspace is relative to it")]
+    AbsoluteGlob,
     /// A pattern where one file is meant.
     #[error("with `to`, `from` is one file or directory and not a pattern")]
     PatternCopied,
@@ -331,6 +334,17 @@ pub(super) fn feature(rule: &str) -> Result<&str, ValueError> {
         Ok(_) => Ok(rule),
         Err(error) => Err(ValueError::Glob(error.kind().to_string())),
     }
+}
+
+/// A glob of paths in the workspace.
+pub(super) fn workspace_glob(pattern: &str) -> Result<&str, ValueError> {
+    if pattern.starts_with('~') {
+        return Err(ValueError::Tilde);
+    }
+    if pattern.starts_with('/') {
+        return Err(ValueError::AbsoluteGlob);
+    }
+    glob(pattern)
 }
 
 fn glob(pattern: &str) -> Result<&str, ValueError> {

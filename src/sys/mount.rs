@@ -160,6 +160,19 @@ pub fn new_filesystem(
     parameters: &[(&CStr, &CStr)],
     flags: Attributes,
 ) -> Result<OwnedFd, Errno> {
+    new_filesystem_with(kind, parameters, &[], flags)
+}
+
+/// The same with parameters that have no value.
+///
+/// # Errors
+/// As [`new_filesystem`].
+pub fn new_filesystem_with(
+    kind: &CStr,
+    parameters: &[(&CStr, &CStr)],
+    switches: &[&CStr],
+    flags: Attributes,
+) -> Result<OwnedFd, Errno> {
     // SAFETY: `kind` is NUL-terminated.
     let context = owned(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), libc::FSOPEN_CLOEXEC) })?;
     for (key, value) in parameters {
@@ -177,6 +190,20 @@ pub fn new_filesystem(
         Errno::result(result)?;
     }
     let null = std::ptr::null::<libc::c_char>();
+    for switch in switches {
+        // SAFETY: the key is NUL-terminated and outlives the call; a flag has no value.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_fsconfig,
+                context.as_raw_fd(),
+                libc::FSCONFIG_SET_FLAG,
+                switch.as_ptr(),
+                null,
+                0,
+            )
+        };
+        Errno::result(result)?;
+    }
     // SAFETY: FSCONFIG_CMD_CREATE takes no pointers.
     let result = unsafe {
         libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), libc::FSCONFIG_CMD_CREATE, null, null, 0)

@@ -17,6 +17,7 @@ pub use need::*;
 pub mod checks;
 pub mod probe;
 pub mod terminal;
+pub mod workspace;
 
 use std::ffi::OsStr;
 use std::fmt;

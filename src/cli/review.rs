@@ -1,0 +1,393 @@
+//! `jailmk diff`, `apply`, `discard`, `status`: what a jail did to a reviewed workspace.
+
+use std::ffi::OsString;
+
+use serde::Serialize;
+
+use super::{Apply, Diff, Discard, Outcome, Status, print, say, screen};
+use crate::caller::Caller;
+use crate::path::printable;
+use crate::rootfs::State;
+use crate::spec::Spec;
+use crate::workspace::apply::{self, Choice, Decision, Left};
+use crate::workspace::changes::{Change, Changes};
+use crate::workspace::patch::{Count, Parts, Sides};
+use crate::workspace::policy::{Judgement, Policy};
+use crate::workspace::renames::Renames;
+use crate::workspace::tree::{Node, Tree};
+use crate::workspace::{Kind, ReviewError, Session, WorkPath, session};
+
+/// One changed path, for programs.
+#[derive(Serialize)]
+struct Shown<'a> {
+    path: String,
+    /// The bytes of a path that is no UTF-8, in hexadecimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_bytes: Option<String>,
+    change: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    renamed_from: Option<String>,
+    kind: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mode: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conflict: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    never: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<&'a str>,
+}
+
+/// The session of a spec with what was changed, and what would become of it.
+struct Review {
+    changes: Changes,
+    judgements: Vec<Judgement>,
+    upper: Tree,
+    host: Tree,
+    /// Held until everything is read.
+    _session: Session,
+}
+
+impl Review {
+    fn open(spec: &Spec) -> Result<Option<Review>, ReviewError> {
+        let Some(mut session) = Session::find(&State::open()?, spec, &Caller::current())? else {
+            return Ok(None);
+        };
+        match session.lock_to("look at") {
+            // A jail that runs is looked at as well.
+            Ok(()) | Err(ReviewError::Busy { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let mut changes = session.changes()?;
+        let policy = Policy::new(spec, &session);
+        let (upper, host) = (session.upper()?, session.host()?);
+        let judgements = policy.judge(&mut changes, &upper, &host);
+        Ok(Some(Review { changes, judgements, upper, host, _session: session }))
+    }
+
+    /// What is at or below one of the paths; everything when there is none.
+    fn chosen(&self, paths: &[WorkPath]) -> Result<Vec<(&Change, &Judgement)>, ReviewError> {
+        let all = || self.changes.iter().zip(&self.judgements).filter(|(change, _)| change.is_shown());
+        for path in paths {
+            if !all().any(|(change, _)| change.path.is_within(path)) {
+                return Err(ReviewError::Unchanged { path: path.clone() });
+            }
+        }
+        let chosen = |path: &WorkPath| paths.is_empty() || paths.iter().any(|chosen| path.is_within(chosen));
+        Ok(all().filter(|(change, _)| chosen(&change.path)).collect())
+    }
+}
+
+fn work_paths(paths: &[OsString]) -> Result<Vec<WorkPath>, ReviewError> {
+    let path = |path: &OsString| {
+        WorkPath::new(path).map_err(|cause| ReviewError::Path { path: printable(path).to_string(), cause })
+    };
+    paths.iter().map(path).collect()
+}
+
+impl Diff {
+    /// Prints what was changed.
+    pub(super) fn run(self) -> Outcome {
+        let spec = self.spec.load()?;
+        let paths = work_paths(&self.paths)?;
+        let text = match Review::open(&spec)? {
+            Some(review) => self.text(&review, &paths)?,
+            None if self.json => b"[]\n".to_vec(),
+            None => Vec::new(),
+        };
+        let colour: fn(&[u8]) -> Option<&'static str> = match self {
+            Diff { patch: true, .. } => screen::of_patch,
+            Diff { json: false, stat: false, .. } => screen::of_list,
+            _ => |_| None,
+        };
+        screen::show(&text, colour).map_err(ReviewError::Output)?;
+        Ok(0)
+    }
+
+    fn text(&self, review: &Review, paths: &[WorkPath]) -> Result<Vec<u8>, ReviewError> {
+        let chosen = review.chosen(paths)?;
+        let renames = Renames::find(chosen.iter().map(|(change, _)| *change), &review.upper, &review.host);
+        let sides = Sides { upper: &review.upper, host: &review.host, renames: &renames };
+        let mut text = Vec::new();
+        if self.patch {
+            for (change, _) in &chosen {
+                sides.write(change, &mut text).map_err(ReviewError::Output)?;
+            }
+            return Ok(text);
+        }
+        if self.stat {
+            return stat(&sides, &chosen).map(String::into_bytes).map_err(ReviewError::Output);
+        }
+        // A rename is one line, unless there is more to say of the old name.
+        let listed = chosen.iter().filter(|(change, judgement)| {
+            let silent = judgement.held.is_none() && change.conflict.is_none();
+            !(silent && change.kind == Kind::Deleted && renames.is_old_name(&change.path))
+        });
+        if self.json {
+            let all: Vec<Shown<'_>> =
+                listed.map(|(change, judgement)| json(change, judgement, &renames)).collect();
+            return Ok(format!("{:#}\n", serde_json::json!(all)).into_bytes());
+        }
+        text.extend(listed.flat_map(|(change, judgement)| line(change, judgement, &renames).into_bytes()));
+        Ok(text)
+    }
+}
+
+/// Lines that were added and removed, by file and in all.
+fn stat(sides: &Sides<'_>, chosen: &[(&Change, &Judgement)]) -> std::io::Result<String> {
+    let mut lines = Vec::new();
+    let mut all = Count::default();
+    for (change, _) in chosen.iter().filter(|(change, _)| change.node() != Node::Directory) {
+        let count = sides.count(change)?;
+        if let Some(count) = count {
+            all.added += count.added;
+            all.removed += count.removed;
+        }
+        lines.push((change.path.to_string(), count));
+    }
+    let width = lines.iter().map(|(path, _)| path.chars().count()).max().unwrap_or(0);
+    let mut text = String::new();
+    for (path, count) in &lines {
+        let counted = match count {
+            Some(count) => format!("+{} -{}", count.added, count.removed),
+            None => "no text".to_owned(),
+        };
+        text.push_str(&format!("{path:width$} | {counted}\n"));
+    }
+    let files = if lines.len() == 1 { "file" } else { "files" };
+    text.push_str(&format!("{} {files}, {} lines added, {} removed\n", lines.len(), all.added, all.removed));
+    Ok(text)
+}
+
+fn json<'a>(change: &'a Change, judgement: &'a Judgement, renames: &Renames) -> Shown<'a> {
+    let bytes = change.path.as_bytes();
+    let old = renames.old_name(&change.path);
+    let text = std::str::from_utf8(bytes);
+    let hex = || bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    Shown {
+        path: text.map_or_else(|_| change.path.to_string(), str::to_owned),
+        path_bytes: text.is_err().then(hex),
+        change: if old.is_some() { "renamed" } else { change.kind.word() },
+        renamed_from: old.map(ToString::to_string),
+        kind: change.node().word(),
+        mode: change.jail.map(|stat| format!("{:04o}", stat.st_mode & 0o7777)),
+        size: change.jail.map(|stat| stat.st_size.unsigned_abs()),
+        held: judgement.held.as_deref(),
+        conflict: change.conflict.map(|conflict| conflict.to_string()),
+        never: change.never.map(|never| never.to_string()),
+        warning: judgement.warning,
+    }
+}
+
+/// One line for people.
+fn line(change: &Change, judgement: &Judgement, renames: &Renames) -> String {
+    let old = renames.old_name(&change.path);
+    let word = match (change.kind, change.host, change.jail) {
+        (Kind::Added, ..) if old.is_some() => {
+            let old = old.map(ToString::to_string).unwrap_or_default();
+            format!("renamed  {old} to {}", change.path)
+        }
+        (Kind::Type, Some(host), Some(jail)) => {
+            let (from, to) = (Node::of(&host), Node::of(&jail));
+            format!("type     {} ({} to {})", change.path, from.word(), to.word())
+        }
+        (Kind::Mode, Some(host), Some(jail)) => {
+            let (from, to) = (host.st_mode & 0o777, jail.st_mode & 0o777);
+            format!("mode     {} ({from:04o} to {to:04o})", change.path)
+        }
+        _ => {
+            let slash = if change.node() == Node::Directory { "/" } else { "" };
+            format!("{:8} {}{slash}", change.kind.word(), change.path)
+        }
+    };
+    let mut notes = Vec::new();
+    notes.extend(change.never.map(|never| Left::Never(never).to_string()));
+    notes.extend(judgement.held.clone().map(|held| Left::Held(held).to_string()));
+    notes.extend(change.conflict.map(|conflict| Left::Conflict(conflict).to_string()));
+    notes.extend(judgement.warning.map(|warning| format!("look at it: {warning}")));
+    match notes.is_empty() {
+        true => format!("{word}\n"),
+        false => format!("{word}   [{}]\n", notes.join("; ")),
+    }
+}
+
+impl Apply {
+    /// Takes changes over.
+    pub(super) fn run(self) -> Outcome {
+        let spec = self.spec.load()?;
+        let choice = Choice {
+            paths: work_paths(&self.paths)?,
+            protected: work_paths(&self.protected)?,
+            overwrite: self.overwrite,
+        };
+        let Some(mut session) = Session::find(&State::open()?, &spec, &Caller::current())? else {
+            print("nothing to apply\n")?;
+            return Ok(0);
+        };
+        let policy = Policy::new(&spec, &session);
+        let mut questions = Questions::default();
+        let mut ask = |change: &Change, sides: &Sides<'_>| questions.ask(change, sides);
+        let ask: Option<apply::Ask<'_>> = if self.interactive { Some(&mut ask) } else { None };
+        let outcome = apply::apply(&mut session, &policy, &choice, ask)?;
+        for (kind, path, warning) in &outcome.applied {
+            print(format_args!("{:8} {path}\n", kind.word()))?;
+            if let Some(warning) = warning {
+                say(format_args!("look at {path}: {warning}"));
+            }
+        }
+        for (_, path, left) in &outcome.left {
+            say(format_args!("left {path}: {left}"));
+        }
+        self.advise(&outcome);
+        if outcome.applied.is_empty() && outcome.left.is_empty() && !self.interactive {
+            print("nothing to apply\n")?;
+        }
+        Ok(u8::from(!outcome.left.is_empty()))
+    }
+
+    fn advise(&self, outcome: &apply::Outcome) {
+        let any = |wanted: fn(&Left) -> bool| outcome.left.iter().any(|(_, _, left)| wanted(left));
+        if any(|left| matches!(left, Left::Held(_))) {
+            hint("what is held back is applied when you name it: `--protected PATH`");
+        }
+        if any(|left| matches!(left, Left::Conflict(_))) {
+            hint("`jailmk discard SPEC -- PATH` keeps the host's side, `--overwrite` takes the jail's");
+        }
+    }
+}
+
+/// Asks about changes on standard error, and reads answers from standard input.
+#[derive(Default)]
+struct Questions {
+    /// The answer to all that is not asked any more.
+    rest: Option<Decision>,
+}
+
+impl Questions {
+    fn ask(&mut self, change: &Change, sides: &Sides<'_>) -> std::io::Result<Decision> {
+        if let Some(rest) = &self.rest {
+            return Ok(rest.clone());
+        }
+        let mut patch = Vec::new();
+        sides.write(change, &mut patch)?;
+        screen::show_here(&patch, screen::of_patch)?;
+        let parts = sides.parts(change)?;
+        let keys = if parts.is_some() { "y,n,s,a,q,?" } else { "y,n,a,q,?" };
+        loop {
+            match (answer(&format!("apply {} {} [{keys}]", change.kind.word(), change.path))?, &parts) {
+                (Some('y'), _) => return Ok(Decision::Whole),
+                (Some('n'), _) => return Ok(Decision::Not),
+                (Some('a'), _) => return Ok(self.rest.insert(Decision::Whole).clone()),
+                (Some('q') | None, _) => return Ok(self.rest.insert(Decision::Not).clone()),
+                (Some('s'), Some(parts)) => return self.by_part(parts),
+                _ => say(
+                    "y: yes, n: no, s: one part after the other, a: this and all that follow, q: none of them",
+                ),
+            }
+        }
+    }
+
+    fn by_part(&mut self, parts: &Parts) -> std::io::Result<Decision> {
+        let mut taken = vec![false; parts.count()];
+        'parts: for (index, taken) in taken.iter_mut().enumerate() {
+            screen::show_here(&parts.text(index), screen::of_patch)?;
+            loop {
+                match answer(&format!("apply part {} of {} [y,n,q,?]", index + 1, parts.count()))? {
+                    Some('y') => break *taken = true,
+                    Some('n') => break,
+                    Some('q') | None => {
+                        self.rest = Some(Decision::Not);
+                        break 'parts;
+                    }
+                    _ => say("y: yes, n: no, q: neither this nor what follows"),
+                }
+            }
+        }
+        Ok(match taken.iter().filter(|taken| **taken).count() {
+            0 => Decision::Not,
+            count if count == parts.count() => Decision::Whole,
+            _ => Decision::Part(parts.with(&taken)),
+        })
+    }
+}
+
+/// The first letter of a line; `None` at the end.
+fn answer(question: &str) -> std::io::Result<Option<char>> {
+    use std::io::{BufRead, IsTerminal, Write};
+    let mut out = std::io::stderr().lock();
+    // A closed stderr is the caller's wish.
+    let _ = write!(out, "{question} ").and_then(|()| out.flush());
+    let mut line = String::new();
+    let length = std::io::stdin().lock().read_line(&mut line)?;
+    if !std::io::stdin().is_terminal() {
+        // No terminal has shown the answer, nor the end of its line.
+        let _ = writeln!(out, "{}", line.trim().escape_default());
+    }
+    match length {
+        0 => Ok(None),
+        _ => Ok(Some(line.trim().chars().next().unwrap_or('?'))),
+    }
+}
+
+fn hint(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr().lock(), "hint: {text}");
+}
+
+impl Discard {
+    /// Drops changes.
+    pub(super) fn run(self) -> Outcome {
+        let spec = self.spec.load()?;
+        let paths = work_paths(&self.paths)?;
+        let Some(mut session) = Session::find(&State::open()?, &spec, &Caller::current())? else {
+            print("nothing to discard\n")?;
+            return Ok(0);
+        };
+        if paths.is_empty() {
+            session.discard_all()?;
+            print("discarded all changes\n")?;
+            return Ok(0);
+        }
+        for (kind, path) in apply::discard(&mut session, &paths)? {
+            print(format_args!("{:8} {path}\n", kind.word()))?;
+        }
+        Ok(0)
+    }
+}
+
+impl Status {
+    /// Lists the jails that hold changes.
+    pub(super) fn run(self) -> Outcome {
+        let all = session::all(&State::open()?)?;
+        if self.json {
+            let json: Vec<_> = all
+                .iter()
+                .map(|one| {
+                    serde_json::json!({
+                        "name": one.name,
+                        "spec": one.spec,
+                        "workspace": one.workspace.to_string(),
+                        "running": one.running,
+                        "changes": one.changes,
+                    })
+                })
+                .collect();
+            print(format_args!("{:#}\n", serde_json::json!(json)))?;
+            return Ok(0);
+        }
+        for one in all {
+            let changes = match one.changes {
+                Some(1) => "1 change".to_owned(),
+                Some(count) => format!("{count} changes"),
+                None => "changes that cannot be read".to_owned(),
+            };
+            let running = if one.running { ", in use" } else { "" };
+            print(format_args!("{}: {changes} to {} by {}{running}\n", one.name, one.workspace, one.spec))?;
+        }
+        Ok(0)
+    }
+}

@@ -1,0 +1,138 @@
+//! The one replacement on the host that is under way: written down before it begins, so that a kill in the
+//! midst of it can be made good.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, RenameFlags, openat, renameat2};
+use nix::sys::stat::Mode;
+use nix::sys::uio::pwrite;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use super::apply::Left;
+use super::error::ReviewError;
+use super::journal::{Journal, Record, Stamp, Time};
+use super::path::WorkPath;
+use super::session::Session;
+use super::tree;
+use crate::rootfs::staging;
+
+const PENDING: &str = "pending";
+
+/// A name beside the place, that nothing else has.
+pub(super) struct Aside(String);
+
+impl Aside {
+    /// A new one.
+    pub fn new() -> Aside {
+        Aside(format!(".jailmk-{}", staging::unique()))
+    }
+
+    /// As system calls take it.
+    pub fn name(&self) -> &OsStr {
+        OsStr::new(&self.0)
+    }
+}
+
+/// The replacement that is under way: enough to finish it, or to take it back.
+pub(super) struct Pending<'a> {
+    /// What is replaced.
+    pub path: &'a WorkPath,
+    /// Beside it.
+    pub aside: &'a Aside,
+    /// The file that is displaced.
+    pub old: Option<Stamp>,
+    /// The inode of what takes its place: 0 for nothing, `None` while it is written.
+    pub new: Option<u64>,
+}
+
+impl Pending<'_> {
+    /// Writes it down.
+    pub fn write(&self, session: &Session) -> Result<(), Left> {
+        let failed = |cause| Left::Failed { verb: "write down what happens to", cause };
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = openat(session.fd(), PENDING, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(failed)?;
+        let bytes = self.bytes();
+        match pwrite(&file, &bytes, 0).map_err(failed)? {
+            length if length == bytes.len() => Ok(()),
+            _ => Err(failed(Errno::ENOSPC)),
+        }
+    }
+
+    /// As a journal of one record whose header line goes before: lengths are not trusted, the last NUL ends it.
+    fn bytes(&self) -> Vec<u8> {
+        let mut journal = Journal::default();
+        let since = Time { seconds: 0, nanoseconds: 0 };
+        journal.note(self.path, || Record { since, before: self.old });
+        let new = self.new.map_or("-".to_owned(), |inode| inode.to_string());
+        let mut bytes = format!("{} {new}\0", self.aside.0).into_bytes();
+        bytes.extend_from_slice(&journal.bytes());
+        bytes.push(b'\n');
+        bytes
+    }
+}
+
+/// Reads the record of a replacement under way: the name beside, the inode of what replaces, the path, the file
+/// that is replaced. `None` for what was cut short; what a longer record before it left behind is cut off.
+pub fn parse(bytes: &[u8]) -> Option<(String, Option<u64>, WorkPath, Option<Stamp>)> {
+    let head = bytes.iter().position(|byte| *byte == 0)?;
+    let (aside, new) = std::str::from_utf8(&bytes[..head]).ok()?.split_once(' ')?;
+    let new = if new == "-" { None } else { Some(new.parse().ok()?) };
+    let rest = &bytes[head + 1..];
+    let end = rest.windows(2).position(|pair| pair == b"\0\n")? + 1;
+    let (path, record) = Journal::parse(&rest[..end])?.first()?;
+    let plain = aside.starts_with(".jailmk-") && !aside.contains('/');
+    plain.then(|| (aside.to_owned(), new, path, record.before))
+}
+
+/// Finishes, or takes back, the one replacement that a kill cut short.
+///
+/// # Errors
+/// A tree cannot be read or written.
+pub(super) fn finish(session: &Session) -> Result<(), ReviewError> {
+    let Some(bytes) = session.read(PENDING)? else { return Ok(()) };
+    let failed = |cause| session.failed("finish", PENDING, cause);
+    // A record that was cut short was never acted upon.
+    if let Some((aside, new, path, old)) = parse(&bytes) {
+        let host = session.host()?;
+        let parent = path.parent().and_then(|parent| host.open_directory(&parent).ok());
+        if let Some(parent) = parent {
+            settle(&parent, OsStr::new(&aside), path.name(), old, new).map_err(failed)?;
+        }
+    }
+    match unlinkat(session.fd(), PENDING, UnlinkatFlags::NoRemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(cause) => Err(failed(cause)),
+    }
+}
+
+fn settle(
+    parent: &OwnedFd,
+    aside: &OsStr,
+    name: &OsStr,
+    old: Option<Stamp>,
+    new: Option<u64>,
+) -> Result<(), Errno> {
+    let Some(found) = tree::status_in(parent.as_fd(), aside)? else { return Ok(()) };
+    let ours = new.is_none_or(|inode| inode == found.st_ino);
+    let displaced = old.is_some_and(|old| Stamp::of(&found).is_still(&old));
+    if ours || displaced {
+        return unlinkat(parent, aside, UnlinkatFlags::NoRemoveDir);
+    }
+    // The host changed the file in the moment of the exchange: it gets its own back.
+    let there = tree::status_in(parent.as_fd(), name)?;
+    if there.is_some_and(|there| Some(there.st_ino) == new) {
+        renameat2(parent, aside, parent, name, RenameFlags::RENAME_EXCHANGE)?;
+        return unlinkat(parent, aside, UnlinkatFlags::NoRemoveDir);
+    }
+    match renameat2(parent, aside, parent, name, RenameFlags::RENAME_NOREPLACE) {
+        Err(Errno::EEXIST) => {
+            let mut kept = name.as_bytes().to_vec();
+            kept.extend_from_slice(b".kept-by-jailmk");
+            renameat2(parent, aside, parent, OsStr::from_bytes(&kept), RenameFlags::RENAME_NOREPLACE)
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,286 @@
+//! Which changes `apply` takes over without being asked twice.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::AsFd;
+use std::path::{Component, Path};
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+
+use super::changes::{Change, Changes, Kind, Never};
+use super::path::WorkPath;
+use super::protected::{self, Level};
+use super::session::{Session, reviewed};
+use super::tree::{self, Node, Tree};
+use crate::spec::{SourceOrigin, Spec};
+
+/// What is said about a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// It is held back as this.
+    pub held: Option<String>,
+    /// It is applied, and should be looked at as this.
+    pub warning: Option<&'static str>,
+}
+
+/// The built-in list, the spec's, and the spec itself.
+pub struct Policy {
+    globs: GlobSet,
+    own: Vec<WorkPath>,
+}
+
+/// What holds for everything directly in a directory.
+#[derive(Clone, Debug)]
+enum Standing {
+    /// All of it is held back.
+    Held(&'static str),
+    /// It is in a git directory; its top has so many names.
+    Git(usize),
+    /// It depends on the names. The last two on the way, folded, and what the directory is by what it holds.
+    Open { tail: Vec<String>, git: bool, python: bool },
+}
+
+/// Looks at directories as the host's tree would be with the changes in it; at each once.
+struct Standings<'a> {
+    upper: &'a Tree,
+    host: &'a Tree,
+    known: HashMap<WorkPath, Standing>,
+}
+
+impl Policy {
+    /// From the spec of the session.
+    pub fn new(spec: &Spec, session: &Session) -> Policy {
+        let mut globs = GlobSetBuilder::new();
+        let patterns = reviewed(spec).map(|workspace| workspace.protect.as_slice()).unwrap_or_default();
+        for pattern in patterns {
+            let pattern = pattern.value.trim_end_matches('/');
+            for whole in [pattern.to_owned(), format!("{pattern}/**")] {
+                for glob in [format!("**/{whole}"), whole] {
+                    // The reader of the spec has refused what is no glob.
+                    if let Ok(glob) =
+                        GlobBuilder::new(&glob).literal_separator(true).case_insensitive(true).build()
+                    {
+                        globs.add(glob);
+                    }
+                }
+            }
+        }
+        let own = spec.sources.iter().filter_map(|source| match &source.origin {
+            SourceOrigin::File(path) => {
+                WorkPath::new(path.strip_prefix(session.workspace.as_path()).ok()?).ok()
+            }
+            SourceOrigin::BuiltIn(_) => None,
+        });
+        Policy { globs: globs.build().unwrap_or_else(|_| GlobSet::empty()), own: own.collect() }
+    }
+
+    /// Judges each change, in their order; a link that leads out becomes one that is never applied.
+    pub fn judge(&self, changes: &mut Changes, upper: &Tree, host: &Tree) -> Vec<Judgement> {
+        let mut standings = Standings { upper, host, known: HashMap::new() };
+        let mut gone: Option<(WorkPath, String)> = None;
+        let judge = |change: &mut Change| {
+            if change.never.is_none() && leads_out(change, upper, host) {
+                change.never = Some(Never::LeadsOut);
+            }
+            let (mut held, warning) = self.held(change, &mut standings);
+            // With a protected directory that the jail deleted or replaced, everything in it is kept.
+            match &gone {
+                Some((above, what)) if change.path.is_within(above) => held = Some(what.clone()),
+                _ if matches!(change.kind, Kind::Deleted | Kind::Type) => {
+                    gone = held.clone().map(|what| (change.path.clone(), what));
+                }
+                _ => {}
+            }
+            Judgement { held, warning }
+        };
+        changes.iter_mut().map(judge).collect()
+    }
+
+    fn held(&self, change: &Change, standings: &mut Standings<'_>) -> (Option<String>, Option<&'static str>) {
+        let path = &change.path;
+        if self.own.iter().any(|own| own.is_within(path)) && change.kind != Kind::Mode {
+            return (Some("the jail's own spec".into()), None);
+        }
+        if self.globs.is_match(path.relative()) {
+            return (Some("protected by the spec".into()), None);
+        }
+        let Some(parent) = path.parent() else { return (None, None) };
+        let plain = matches!(change.node(), Node::File | Node::Directory);
+        let (tail, git, python) = match standings.of(&parent) {
+            Standing::Held(what) => return (Some(what.into()), None),
+            Standing::Git(top) => {
+                let free = plain && is_history(path, top);
+                return ((!free).then(|| protected::GIT.into()), None);
+            }
+            Standing::Open { tail, git, python } => (tail, git, python),
+        };
+        let names = with(tail, path.name());
+        let group = protected::group_at(&names);
+        if let Some(group) = group.filter(|group| group.level == Level::Held) {
+            return (Some(group.what.into()), None);
+        }
+        let link = change.node() == Node::Symlink;
+        if let Some(group) = protected::group_through(&names).filter(|_| link) {
+            return (Some(group.what.into()), None);
+        }
+        if git && !(plain && protected::is_history(&[path.name()])) {
+            return (Some(protected::GIT.into()), None);
+        }
+        if python && is_bin(&names) {
+            return (Some(PYTHON.into()), None);
+        }
+        if protected::is_git(path.name()) {
+            // Exactly `.git` is what git writes to, and a directory that is new may hold history.
+            let fresh = matches!(change.kind, Kind::Added | Kind::Mode) && change.node() == Node::Directory;
+            if !fresh || path.name() != OsStr::new(".git") {
+                return (Some(protected::GIT.into()), None);
+            }
+        }
+        (None, group.map(|group| group.what))
+    }
+}
+
+const PYTHON: &str = "Python environment";
+
+fn is_bin(names: &[String]) -> bool {
+    names.last().is_some_and(|name| matches!(name.as_str(), "bin" | "scripts"))
+}
+
+/// What is below a git directory whose top has so many names.
+fn is_history(path: &WorkPath, top: usize) -> bool {
+    let below: Vec<&OsStr> = path.names().skip(top).collect();
+    protected::is_history(&below)
+}
+
+/// The names that a pattern is compared with: three at most.
+fn with(mut tail: Vec<String>, name: &OsStr) -> Vec<String> {
+    tail.push(protected::folded(name));
+    if tail.len() > protected::LONGEST {
+        tail.remove(0);
+    }
+    tail
+}
+
+impl Standings<'_> {
+    fn of(&mut self, directory: &WorkPath) -> Standing {
+        if let Some(known) = self.known.get(directory) {
+            return known.clone();
+        }
+        // Up to what is known, and down again.
+        let mut unknown = vec![directory.clone()];
+        let mut here = directory.parent();
+        while let Some(above) = here.filter(|above| !self.known.contains_key(above)) {
+            here = above.parent();
+            unknown.push(above);
+        }
+        let mut standing = None;
+        for directory in unknown.into_iter().rev() {
+            let found = self.look(&directory);
+            self.known.insert(directory, found.clone());
+            standing = Some(found);
+        }
+        standing.unwrap_or(Standing::Held(protected::GIT))
+    }
+
+    /// From the directory above, which is known.
+    fn look(&self, directory: &WorkPath) -> Standing {
+        let open =
+            |tail| Standing::Open { tail, git: self.is_git(directory), python: self.is_python(directory) };
+        let Some(above) = directory.parent().and_then(|above| self.known.get(&above)) else {
+            return open(Vec::new());
+        };
+        let (tail, git, python) = match above {
+            Standing::Held(what) => return Standing::Held(what),
+            Standing::Git(top) if is_history(directory, *top) => return Standing::Git(*top),
+            Standing::Git(_) => return Standing::Held(protected::GIT),
+            Standing::Open { tail, git, python } => (tail.clone(), *git, *python),
+        };
+        let depth = directory.names().count();
+        let names = with(tail, directory.name());
+        if let Some(group) = protected::group_at(&names).filter(|group| group.level == Level::Held) {
+            return Standing::Held(group.what);
+        }
+        match (git, protected::is_git(directory.name())) {
+            (true, _) if protected::is_history(&[directory.name()]) => Standing::Git(depth - 1),
+            (true, _) => Standing::Held(protected::GIT),
+            (false, true) if directory.name() == OsStr::new(".git") => Standing::Git(depth),
+            (false, true) => Standing::Held(protected::GIT),
+            (false, false) if python && is_bin(&names) => Standing::Held(PYTHON),
+            (false, false) => open(names),
+        }
+    }
+
+    fn is_git(&self, directory: &WorkPath) -> bool {
+        self.has(directory, "objects") && self.has(directory, "refs") && self.has(directory, "HEAD")
+    }
+
+    fn is_python(&self, directory: &WorkPath) -> bool {
+        self.has(directory, "pyvenv.cfg")
+    }
+
+    fn has(&self, directory: &WorkPath, name: &str) -> bool {
+        let path = directory.child(name.as_ref());
+        let there = |tree: &Tree| tree.status(&path).ok().flatten();
+        there(self.upper).is_some_and(|stat| !tree::is_whiteout(&stat)) || there(self.host).is_some()
+    }
+}
+
+/// Whether the jail made a link that leads, or could be made to lead, out of the workspace.
+fn leads_out(change: &Change, upper: &Tree, host: &Tree) -> bool {
+    if change.jail.is_none_or(|stat| Node::of(&stat) != Node::Symlink) {
+        return false;
+    }
+    let Some(parent) = change.path.parent() else { return true };
+    let Ok(directory) = upper.open_directory(&parent) else { return true };
+    let Ok(target) = tree::target(directory.as_fd(), change.path.name()) else { return true };
+    climbs(&target, parent.names().count()) || escapes(host, &parent, &target)
+}
+
+/// A target may climb at its beginning, and no higher than the top: behind another name a `..` means what
+/// that name makes of it.
+fn climbs(target: &OsString, depth: usize) -> bool {
+    let mut left = depth;
+    let mut named = false;
+    for component in Path::new(target).components() {
+        match component {
+            Component::ParentDir if named || left == 0 => return true,
+            Component::ParentDir => left -= 1,
+            Component::Normal(_) => named = true,
+            Component::CurDir => {}
+            Component::RootDir | Component::Prefix(_) => return true,
+        }
+    }
+    false
+}
+
+/// Through links that the host has already.
+fn escapes(host: &Tree, parent: &WorkPath, target: &OsStr) -> bool {
+    let path = parent.relative().join(target);
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    matches!(openat2(host.top(), &path, how), Err(Errno::EXDEV | Errno::ELOOP))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_may_not_climb_above_the_top_nor_behind_a_name() {
+        for (target, depth, out) in [
+            ("a", 0, false),
+            ("../a", 1, false),
+            ("../a", 0, true),
+            ("/etc/passwd", 3, true),
+            ("a/../../b", 5, true),
+            ("a/../b", 5, true),
+            ("./../a", 1, false),
+            ("../../a", 1, true),
+        ] {
+            assert_eq!(climbs(&target.into(), depth), out, "{target} at {depth}");
+        }
+    }
+}

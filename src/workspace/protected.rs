@@ -1,0 +1,439 @@
+//! What `apply` holds back: names that a program outside the jail runs, obeys or trusts without being asked.
+//!
+//! The table is the whole list; names are compared as a file system that ignores case would, so that none
+//! can be smuggled in under another spelling. What a name protects, it protects at any depth, and with
+//! everything below it.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+/// What is done about a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Held back unless named with `--protected`.
+    Held,
+    /// Applied, with a word of warning.
+    Warned,
+}
+
+/// Names of one kind.
+#[derive(Debug)]
+pub struct Group {
+    /// What they are.
+    pub what: &'static str,
+    /// What is done about them.
+    pub level: Level,
+    /// One name, or several joined by `/`; `*` at the beginning stands for anything.
+    pub names: &'static [&'static str],
+}
+
+const fn held(what: &'static str, names: &'static [&'static str]) -> Group {
+    Group { what, level: Level::Held, names }
+}
+
+const fn warned(what: &'static str, names: &'static [&'static str]) -> Group {
+    Group { what, level: Level::Warned, names }
+}
+
+/// The built-in list. Of a git directory, which has its own rule ([`GIT`]), only objects, refs, logs, the
+/// index and the heads are applied.
+pub const GROUPS: &[Group] = &[
+    held(
+        "shell start file",
+        &[
+            ".bashrc",
+            ".bash_profile",
+            ".bash_login",
+            ".bash_logout",
+            ".bash_aliases",
+            ".profile",
+            ".zshrc",
+            ".zshenv",
+            ".zprofile",
+            ".zlogin",
+            ".zlogout",
+            ".kshrc",
+            ".cshrc",
+            ".tcshrc",
+            ".login",
+            ".logout",
+            ".inputrc",
+            ".config/fish",
+            ".xprofile",
+            ".xinitrc",
+            ".xsession",
+            ".pam_environment",
+        ],
+    ),
+    held("git configuration", &[".gitconfig", ".gitattributes", ".gitmodules", ".config/git", ".hg/hgrc"]),
+    held(
+        "git hooks",
+        &[
+            ".husky",
+            ".githooks",
+            ".pre-commit-config.yaml",
+            ".pre-commit-hooks.yaml",
+            "lefthook.yml",
+            ".lefthook.yml",
+            "lefthook.yaml",
+            ".lefthook.yaml",
+            "lefthook.toml",
+            ".lefthook",
+        ],
+    ),
+    held(
+        "editor configuration",
+        &[
+            ".vscode",
+            ".idea",
+            ".vs",
+            ".zed",
+            ".fleet",
+            ".helix",
+            "*.code-workspace",
+            "*.sublime-project",
+            ".vim",
+            ".vimrc",
+            ".nvimrc",
+            ".nvim.lua",
+            ".exrc",
+            ".config/nvim",
+            ".emacs",
+            ".emacs.d",
+            ".dir-locals.el",
+        ],
+    ),
+    held(
+        "agent configuration",
+        &[
+            ".claude",
+            ".claude.json",
+            ".codex",
+            ".gemini",
+            ".cursor",
+            ".cursorrules",
+            ".agents",
+            ".opencode",
+            "opencode.json",
+            "opencode.jsonc",
+            ".aider.conf.yml",
+            ".continue",
+            ".windsurf",
+            ".windsurfrules",
+            ".roo",
+            ".cline",
+            ".clinerules",
+            ".mcp.json",
+            "mcp.json",
+        ],
+    ),
+    held(
+        "environment of a directory",
+        &[".envrc", ".direnv", "mise.toml", ".mise.toml", ".mise", ".tool-versions"],
+    ),
+    held(
+        "CI configuration",
+        &[
+            ".github/workflows",
+            ".github/actions",
+            ".gitlab-ci.yml",
+            ".gitlab",
+            ".circleci",
+            ".travis.yml",
+            "azure-pipelines.yml",
+            "jenkinsfile",
+            ".drone.yml",
+            "bitbucket-pipelines.yml",
+            ".buildkite",
+            ".woodpecker",
+            ".woodpecker.yml",
+            ".forgejo",
+            ".gitea",
+            "appveyor.yml",
+            ".appveyor.yml",
+        ],
+    ),
+    held("container configuration", &[".devcontainer", ".devcontainer.json"]),
+    held(
+        "package manager configuration",
+        &[
+            ".cargo/config",
+            ".cargo/config.toml",
+            ".npmrc",
+            ".yarnrc",
+            ".yarnrc.yml",
+            ".yarn/plugins",
+            ".yarn/releases",
+            ".pnpmfile.cjs",
+            ".pnpmfile.mjs",
+            "bunfig.toml",
+            "pip.conf",
+            ".pypirc",
+            ".condarc",
+            ".gemrc",
+            ".bundle",
+            ".mvn",
+            ".netrc",
+            ".curlrc",
+            ".wgetrc",
+        ],
+    ),
+    held(
+        "Python environment",
+        &["pyvenv.cfg", ".venv/bin", "venv/bin", "sitecustomize.py", "usercustomize.py", "*.pth"],
+    ),
+    held(
+        "start file of a program",
+        &[
+            ".gdbinit",
+            ".lldbinit",
+            ".tmux.conf",
+            ".screenrc",
+            ".rprofile",
+            ".irbrc",
+            ".pryrc",
+            ".psqlrc",
+            ".sqliterc",
+            ".ripgreprc",
+            ".config/autostart",
+            ".config/systemd",
+            "*.desktop",
+        ],
+    ),
+    held("keys", &[".ssh", ".gnupg", ".aws", ".kube", ".docker"]),
+    held("jailmk's spec", &["jail.toml"]),
+    warned("instructions for agents", &["agents.md", "claude.md", "gemini.md", "copilot-instructions.md"]),
+    warned(
+        "build instructions",
+        &[
+            "makefile",
+            "gnumakefile",
+            "*.mk",
+            "justfile",
+            "rakefile",
+            "package.json",
+            "build.rs",
+            "setup.py",
+            "conftest.py",
+            "noxfile.py",
+            "dockerfile",
+            "docker-compose.yml",
+            "compose.yaml",
+            "rust-toolchain.toml",
+            "flake.nix",
+            "build.gradle",
+            "build.gradle.kts",
+            "cmakelists.txt",
+        ],
+    ),
+];
+
+/// What a git directory may be given: everything else in it is held back as this.
+pub const GIT: &str = "git directory";
+
+/// Files at the top of a git directory, or of one of its worktrees, that say where its branches are.
+const GIT_FILES: &[&str] = &[
+    "HEAD",
+    "ORIG_HEAD",
+    "FETCH_HEAD",
+    "MERGE_HEAD",
+    "MERGE_MSG",
+    "MERGE_MODE",
+    "CHERRY_PICK_HEAD",
+    "REVERT_HEAD",
+    "AUTO_MERGE",
+    "SQUASH_MSG",
+    "COMMIT_EDITMSG",
+    "TAG_EDITMSG",
+    "index",
+    "packed-refs",
+    "shallow",
+];
+
+/// Whether a change of this path below a git directory is no more than history.
+pub fn is_history(below: &[&OsStr]) -> bool {
+    let names: Vec<&[u8]> = below.iter().map(|name| name.as_bytes()).collect();
+    let file = |name: &[u8]| GIT_FILES.iter().any(|known| known.as_bytes() == name);
+    match names.as_slice() {
+        [] | [b"objects" | b"refs" | b"logs" | b"worktrees"] | [b"worktrees", _] => true,
+        [b"objects", b"info", b"alternates" | b"http-alternates"] => false,
+        [b"objects" | b"refs" | b"logs", ..] | [b"worktrees", _, b"refs" | b"logs", ..] => true,
+        [name] | [b"worktrees", _, name] => file(name),
+        _ => false,
+    }
+}
+
+/// Paths at the top of a workspace that are protected where they are, with what they are: each name of the
+/// table that is no pattern, and what a git directory has that is not history.
+pub fn at_top() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let held = GROUPS.iter().filter(|group| group.level == Level::Held);
+    let named = held.flat_map(|group| group.names.iter().map(|name| (*name, group.what)));
+    let git = [".git/config", ".git/config.worktree", ".git/hooks", ".git/info", ".git/modules"];
+    named
+        .filter(|(name, _)| !name.starts_with('*'))
+        // The table has its names folded; these two are written otherwise.
+        .chain([("Jenkinsfile", "CI configuration"), (".Rprofile", "start file of a program")])
+        .chain(git.into_iter().map(|name| (name, GIT)))
+}
+
+/// Whether a name is `.git` to some file system.
+pub fn is_git(name: &OsStr) -> bool {
+    matches!(folded(name).as_str(), ".git" | "git~1")
+}
+
+/// Names that the longest pattern has.
+pub const LONGEST: usize = 3;
+
+/// The group that the last of some names falls in, with those before it; the strictest first.
+pub fn group_at(names: &[String]) -> Option<&'static Group> {
+    let found = |level: Level| {
+        GROUPS.iter().filter(move |group| group.level == level).find(|group| {
+            group.names.iter().any(|pattern| {
+                let length = pattern.split('/').count();
+                names.len() >= length
+                    && names[names.len() - length..]
+                        .iter()
+                        .zip(pattern.split('/'))
+                        .all(|(name, part)| matches(part, name))
+            })
+        })
+    };
+    found(Level::Held).or_else(|| found(Level::Warned))
+}
+
+/// The group that would be reached through a link of this path: `.cargo` for `.cargo/config`.
+pub fn group_through(names: &[String]) -> Option<&'static Group> {
+    GROUPS.iter().filter(|group| group.level == Level::Held).find(|group| {
+        group.names.iter().any(|pattern| {
+            let parts: Vec<&str> = pattern.split('/').collect();
+            (1..parts.len()).any(|length| {
+                names.len() >= length
+                    && names[names.len() - length..]
+                        .iter()
+                        .zip(&parts)
+                        .all(|(name, part)| matches(part, name))
+            })
+        })
+    })
+}
+
+fn matches(part: &str, name: &str) -> bool {
+    match part.strip_prefix('*') {
+        Some(end) => name.len() > end.len() && name.ends_with(end),
+        None => name == part,
+    }
+}
+
+/// A name as a file system may compare it: without case, without characters that some ignore, without dots
+/// and spaces at its end.
+pub fn folded(name: &OsStr) -> String {
+    let mut folded = String::new();
+    for c in name.to_string_lossy().chars().filter(|c| !is_ignored(*c)) {
+        for upper in c.to_uppercase() {
+            folded.extend(upper.to_lowercase());
+        }
+    }
+    // NTFS takes what follows a colon as the name of a stream.
+    let end = folded.find(':').unwrap_or(folded.len());
+    folded.truncate(end);
+    folded.truncate(folded.trim_end_matches(['.', ' ']).len());
+    folded
+}
+
+/// What HFS+ leaves out when it compares names (Apple technical note 1150).
+fn is_ignored(c: char) -> bool {
+    matches!(c, '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{206a}'..='\u{206f}' | '\u{feff}' | '\u{ad}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(path: &str) -> Vec<String> {
+        path.split('/').map(|name| folded(OsStr::new(name))).collect()
+    }
+
+    fn level(path: &str) -> Option<Level> {
+        let names = names(path);
+        let mut groups = (1..=names.len()).filter_map(|length| group_at(&names[..length]));
+        groups.find(|group| group.level == Level::Held).or_else(|| group_at(&names)).map(|group| group.level)
+    }
+
+    #[test]
+    fn names_are_protected_at_any_depth_and_with_all_below() {
+        for path in
+            [".bashrc", "a/b/c/d/e/.bashrc", ".vscode/x/y", "a/.cargo/config.toml", "x.code-workspace/a"]
+        {
+            assert_eq!(level(path), Some(Level::Held), "{path}");
+        }
+        for path in ["bashrc", ".cargo/registry", "a/config.toml", ".code-workspace", "vscode"] {
+            assert_eq!(level(path), None, "{path}");
+        }
+        assert_eq!(level("a/Makefile"), Some(Level::Warned));
+        assert_eq!(level("package.json/a"), None);
+    }
+
+    #[test]
+    fn no_other_spelling_gets_through() {
+        for name in
+            [".GIT", ".Git", ".g\u{200c}it", ".git.", ".git ", ".git. .", "GIT~1", ".git::$INDEX_ALLOCATION"]
+        {
+            assert!(is_git(OsStr::new(name)), "{name:?}");
+        }
+        for path in [".VSCode", ".claude\u{feff}", ".bashrc ", ".hu\u{17f}\u{212a}y"] {
+            assert_eq!(level(path), Some(Level::Held), "{path:?}");
+        }
+        assert!(!is_git(OsStr::new("git")));
+        assert!(!is_git(OsStr::new(".github")));
+    }
+
+    #[test]
+    fn every_name_of_the_table_is_written_as_it_is_compared() {
+        for name in GROUPS.iter().flat_map(|group| group.names) {
+            assert_eq!(names(name.trim_start_matches('*')).join("/"), name.trim_start_matches('*'));
+            assert!(name.split('/').count() <= LONGEST);
+        }
+    }
+
+    #[test]
+    fn of_a_git_directory_only_history_is_free() {
+        let free = |path: &str| {
+            let names: Vec<&OsStr> =
+                path.split('/').filter(|name| !name.is_empty()).map(OsStr::new).collect();
+            is_history(&names)
+        };
+        for path in
+            ["", "HEAD", "index", "objects/ab/cdef", "objects/pack/a.pack", "refs/heads/a/b", "logs/HEAD"]
+        {
+            assert!(free(path), "{path}");
+        }
+        for path in ["worktrees/a/HEAD", "worktrees/a/logs/HEAD", "packed-refs"] {
+            assert!(free(path), "{path}");
+        }
+        for path in [
+            "config",
+            "hooks",
+            "hooks/pre-commit",
+            "info/attributes",
+            "modules/a/config",
+            "worktrees/a/gitdir",
+            "worktrees/a/commondir",
+            "worktrees/a/config.worktree",
+            "objects/info/alternates",
+            "head",
+            "CONFIG",
+            "commondir",
+            "rebase-merge/git-rebase-todo",
+            "config.worktree",
+        ] {
+            assert!(!free(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_link_in_place_of_a_directory_on_the_way_is_seen() {
+        assert!(group_through(&names("a/.cargo")).is_some());
+        assert!(group_through(&names(".github")).is_some());
+        assert!(group_through(&names("src")).is_none());
+    }
+}
