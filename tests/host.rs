@@ -86,10 +86,13 @@ fn cgroups() -> BTreeSet<String> {
 }
 
 fn check_leaves_no_child_no_mount_and_no_cgroup() {
-    let before = (children(), mounts(), cgroups());
+    let (before, groups) = ((children(), mounts()), cgroups());
     let findings = host::check();
     print!("{}", Table(&findings));
-    assert_eq!((children(), mounts(), cgroups()), before);
+    assert_eq!((children(), mounts()), before);
+    // It removes what killed supervisors have left.
+    let now = cgroups();
+    assert!(now.is_subset(&groups), "{now:?} and before {groups:?}");
 }
 
 fn check_names_every_layer_of_a_jail_once() {
