@@ -143,7 +143,8 @@ fn order(
     steps.push(Step::CoverProc);
     // While the host's /dev can still be reached.
     steps.push(Step::Devices(devices::Armed::new()));
-    // On top of the scratch places, so that a mount below the home directory is seen.
+    // After the devices, whose place on the host the layers of a reviewed workspace take; on top of the
+    // scratch places, so that a mount below the home directory is seen.
     steps.extend(jail.mounts.into_iter().map(Step::Mount));
     // After the last detached tree: the kernel counts each as a mount namespace.
     steps.push(Step::NoNamespaces);

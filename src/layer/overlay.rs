@@ -12,7 +12,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
-use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::Mode;
 
 use crate::layer::mounts::Tree;
@@ -23,6 +22,9 @@ use crate::sys::mount::{self, Attributes};
 pub const UPPER: &CStr = c"upper";
 /// Name, in the store, of the directory that the kernel prepares them in.
 pub const WORK: &CStr = c"work";
+
+/// A directory of the host that nothing needs any more when this layer is applied.
+const ASIDE: &CStr = c"/dev";
 
 const LOWER_FLAGS: Attributes = Attributes { read_only: true, nodev: true, noexec: false };
 const WRITABLE: Attributes = Attributes { read_only: false, nodev: true, noexec: false };
@@ -55,13 +57,11 @@ impl Armed {
         let place = self.place.open(root)?;
         let (lower, store) = (self.lower.detach()?, self.store.detach()?);
         // A layer must be mounted in this namespace when the overlay is made, which then has clones of its
-        // own; so both are at the place for a moment, one on top of the other.
-        mount::attach(lower.as_fd(), place.as_fd())?;
-        mount::attach(store.as_fd(), place.as_fd())?;
-        let overlay = combine(&lower, &store);
-        detach(&store)?;
-        detach(&lower)?;
-        mount::attach(overlay?.as_fd(), place.as_fd())
+        // own. They are put where the host's devices were, one on top of the other, and go with the host's
+        // root: to unmount them here would cost two grace periods of the kernel.
+        mount::attach_at(lower.as_fd(), None, ASIDE)?;
+        mount::attach_at(store.as_fd(), None, ASIDE)?;
+        mount::attach(combine(&lower, &store)?.as_fd(), place.as_fd())
     }
 }
 
@@ -82,10 +82,6 @@ fn combine(lower: &OwnedFd, store: &OwnedFd) -> Result<OwnedFd, Errno> {
         (c"redirect_dir", c"nofollow"),
     ];
     mount::new_filesystem_with(c"overlay", &parameters, &[c"userxattr"], WRITABLE)
-}
-
-fn detach(tree: &OwnedFd) -> Result<(), Errno> {
-    umount2(Link::to(tree).as_c_str()?, MntFlags::MNT_DETACH)
 }
 
 /// `/proc/self/fd/N`, made without allocating.
