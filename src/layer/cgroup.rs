@@ -10,12 +10,12 @@ pub mod bus;
 mod hierarchy;
 mod inside;
 mod leaf;
-mod manager;
+mod systemd;
 mod usage;
 
 pub use hierarchy::{Controllers, Hierarchy, HierarchyFault, Place, Refusal, RefusalReason, Refusals};
 pub use leaf::Armed;
-pub use manager::ManagerFault;
+pub use systemd::ManagerFault;
 pub use usage::{Pressure, Transfer, Usage};
 
 use std::fmt;

@@ -16,7 +16,7 @@ use nix::unistd::{AccessFlags, faccessat, geteuid};
 use super::CgroupError;
 use super::inside::Inside;
 use super::leaf::group_name;
-use super::manager::{self, ManagerFault};
+use super::systemd::{self, ManagerFault};
 use crate::path::printable;
 use crate::sys::probe::extended_attribute;
 
@@ -297,7 +297,7 @@ impl Hierarchy {
         // The manager may know processes of the same id from other PID namespaces.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let name = group_name(jail_name, std::process::id(), now.as_micros() as u64);
-        manager::enter_scope(&format!("{name}.scope"))
+        systemd::enter_scope(&format!("{name}.scope"))
             .map_err(|fault| refusal(&self.own, RefusalReason::Manager(fault)))?;
         // Where the manager has put this process.
         let hierarchy = Hierarchy::find().map_err(|_| {
