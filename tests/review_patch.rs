@@ -158,7 +158,7 @@ fn lines_are_counted_and_json_has_what_the_list_has() {
 
 #[test]
 fn on_a_terminal_contents_are_escaped_and_a_pager_shows_them() {
-    if !need_overlay() || !need("tmux's companion script", Path::new("/usr/bin/script").exists(), &["uml"]) {
+    if !need_overlay() || !need("script(1)", Path::new("/usr/bin/script").exists(), &["uml"]) {
         return;
     }
     let jail = reviewed();

@@ -15,14 +15,18 @@ pub const REVIEW: &str = "[workspace]\nmode = \"review\"\npath = \"PLACE/work\"\
 
 /// An overlay in a user namespace; User Mode Linux has none.
 pub fn need_overlay() -> bool {
+    need("an overlay in a user namespace", has_overlay(), &["uml"])
+}
+
+/// Whether there is one. Tried, for a module that is not loaded yet is in no list.
+pub fn has_overlay() -> bool {
     static THERE: OnceLock<bool> = OnceLock::new();
-    let there = *THERE.get_or_init(|| {
+    *THERE.get_or_init(|| {
         let output = Command::new(binary()).args(["check", "--json"]).output().expect("run jailmk check");
         let findings: serde_json::Value = serde_json::from_slice(&output.stdout).expect("read JSON");
         let mut findings = findings.as_array().expect("a list").iter();
         findings.any(|finding| finding["name"] == "overlay" && finding["status"] == "works")
-    });
-    need("an overlay in a user namespace", there, &["uml"])
+    })
 }
 
 /// A jail with the small tools whose workspace is reviewed.
