@@ -320,6 +320,22 @@ fn protected_names_are_held_back_at_any_depth_however_late_they_came() {
 }
 
 #[test]
+fn a_new_directory_of_which_all_is_held_back_is_not_made() {
+    if !need_overlay() {
+        return;
+    }
+    let jail = reviewed();
+    jail.sh("mkdir -p .git/hooks some/.git/hooks; echo x >.git/hooks/p; echo x >some/.git/hooks/p; echo n >some/n")
+        .succeeded();
+    let ran = apply(&jail, &[]);
+    assert_eq!((ran.status, ran.stdout.as_str()), (1, "added    some/n\n"), "{ran}");
+    assert!(!jail.place.join("work/.git").exists() && !jail.place.join("work/some/.git").exists());
+    assert_eq!(changes(&jail).len(), 2, "what was left stays a change");
+    apply(&jail, &["--protected", ".git"]).ended(1);
+    assert_eq!(read(&jail, ".git/hooks/p"), "x\n");
+}
+
+#[test]
 fn the_spec_s_own_globs_protect_and_so_do_its_own_files() {
     if !need_overlay() {
         return;

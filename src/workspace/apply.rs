@@ -121,6 +121,7 @@ pub fn apply(
         let sides = Sides { upper: &upper, host: &host, renames: &renames };
         decide(&mut selected, &mut parts, choice, &sides, ask)?;
     }
+    drop_ways_to_nothing(&mut selected, choice);
     session.mark_unaccounted()?;
     let work = Work::new(session, &upper, &host, choice.overwrite);
     let mut journal = session.journal()?;
@@ -260,6 +261,17 @@ fn select<'a>(
             || matches!(change.kind, Kind::Added | Kind::Type) && change.node() == Node::Directory
     };
     Ok(changes.iter().zip(judgements).filter(|(change, _)| chosen(&change.path) && is_way(change)).collect())
+}
+
+/// A new directory of which all is left is no change of its own: the host is to have no empty one of it.
+fn drop_ways_to_nothing(selected: &mut Vec<(&Change, &Judgement)>, choice: &Choice) {
+    let comes = |(change, judgement): &&(&Change, &Judgement)| {
+        change.is_shown() && refusal(change, judgement, choice).is_none()
+    };
+    let ways: BTreeSet<WorkPath> =
+        selected.iter().filter(comes).flat_map(|(change, _)| change.path.parents()).collect();
+    selected
+        .retain(|(change, _)| change.is_shown() || change.kind != Kind::Added || ways.contains(&change.path));
 }
 
 fn refusal(change: &Change, judgement: &Judgement, choice: &Choice) -> Option<Left> {
