@@ -130,7 +130,7 @@ impl Policy {
             leaf::sweep(place.group());
             match Armed::make(place, jail_name, *self) {
                 // The last jail of another supervisor has just ended and took the shared group with it.
-                Err(CgroupError::Create { source, .. })
+                Err(CgroupError::Create { source, .. } | CgroupError::Set { source, .. })
                     if hierarchy::is_gone(&source) && races < hierarchy::RACES_MAX =>
                 {
                     races += 1;
