@@ -62,7 +62,7 @@ use seal::{Checked, Moved};
 use store::Store;
 
 pub use build::{BuildOptions, Built, build, preview, unchanged};
-pub use copy::CopyFault;
+pub use copy::{CopyFault, SIZE_LIMIT, Source};
 pub use gc::{Collected, Fate, Reach, Removal, Trees, gc};
 pub use inputs::{Freshness, Staleness};
 pub use output::{lock_path, read_lock, save_lock};

@@ -17,7 +17,7 @@ use crate::sys::clone_file::clone_file;
 /// Bytes moved at once: large enough that system calls cost little, small enough for the cache.
 pub(super) const BUFFER: usize = 256 << 10;
 /// A sparse file can claim any size; hashing its holes takes time that a build cannot mean to spend.
-const SIZE_LIMIT: u64 = 64 << 30;
+pub const SIZE_LIMIT: u64 = 64 << 30;
 
 /// Why a file could not be copied.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +43,7 @@ pub enum CopyFault {
 }
 
 /// A host file that is open for reading; all that follows is about this very file.
-pub(super) struct Source {
+pub struct Source {
     file: File,
     before: FileStat,
 }
@@ -51,7 +51,10 @@ pub(super) struct Source {
 impl Source {
     /// Opens it once. A pipe or a terminal cannot hold it up, and its path leads over no link: if it does
     /// now, somebody has put one there since the closure was made.
-    pub(super) fn open(origin: &HostPath) -> Result<Source, CopyFault> {
+    ///
+    /// # Errors
+    /// It is gone, is no regular file, is too large, or may not be read.
+    pub fn open(origin: &HostPath) -> Result<Source, CopyFault> {
         let flags =
             OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
         let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
@@ -90,8 +93,16 @@ impl Source {
         clone_file(&self.file, target)
     }
 
+    /// To read it from.
+    pub fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
+
     /// `content`, unless the file changed since it was opened.
-    pub(super) fn unchanged(&self, content: Content) -> Result<Content, CopyFault> {
+    ///
+    /// # Errors
+    /// It did, or cannot be looked at any more.
+    pub fn unchanged(&self, content: Content) -> Result<Content, CopyFault> {
         let after = fstat(&self.file).map_err(|errno| CopyFault::Read(errno.into()))?;
         let stamp = self.stamp();
         match stamp == Stamp::of(&after) && content.size == stamp.size {
