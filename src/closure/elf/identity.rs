@@ -5,10 +5,10 @@
 //! Notes are found in `PT_NOTE` segments, for sections may be stripped, and are no authority: whoever makes
 //! a file writes into it what he likes.
 
-use goblin::container::{Container, Ctx, Endian};
 use goblin::elf::program_header::{PT_NOTE, ProgramHeader};
 
-use super::ReadAt;
+use super::image::Blocks;
+use super::{ReadAt, architecture, program_headers};
 
 const NT_GNU_BUILD_ID: u32 = 3;
 const PACKAGE: u32 = 0xcafe_1a7e;
@@ -93,26 +93,16 @@ pub fn each_note(source: &(impl ReadAt + ?Sized), mut visit: impl FnMut(ElfNote<
 }
 
 fn headers(source: &(impl ReadAt + ?Sized)) -> Option<(Vec<ProgramHeader>, bool)> {
+    let blocks = Blocks::new(source);
     let mut first = [0; 64];
-    let length = source.read_at(&mut first, 0).ok()?;
+    let length = blocks.read(0, &mut first).ok()?;
+    let architecture = architecture(&first[..length]).ok()?;
     let header = goblin::elf::Elf::parse_header(&first[..length]).ok()?;
-    let (container, size) = match header.e_ident[4] {
-        1 => (Container::Little, 32),
-        2 => (Container::Big, 56),
-        _ => return None,
-    };
-    let little_endian = header.e_ident[5] == 1;
-    let endian = if little_endian { Endian::Little } else { Endian::Big };
-    let count = usize::from(header.e_phnum);
-    if usize::from(header.e_phentsize) != size || count > MAXIMUM_HEADERS {
+    if usize::from(header.e_phnum) > MAXIMUM_HEADERS {
         return None;
     }
-    let mut table = vec![0; count * size];
-    let read = source.read_at(&mut table, header.e_phoff).ok()?;
-    let whole = read == table.len();
-    let headers =
-        whole.then(|| ProgramHeader::parse(&table, 0, count, Ctx::new(container, endian)).ok())??;
-    Some((headers, little_endian))
+    let headers = program_headers(&blocks, &header, architecture).ok()?;
+    Some((headers, architecture.little_endian))
 }
 
 #[cfg(test)]
