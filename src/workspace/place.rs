@@ -153,6 +153,10 @@ impl Placing<'_> {
         let aside = Aside::new();
         let old = there.map(Stamp::of);
         Pending { path: &change.path, aside: &aside, old, new: None }.write(self.session)?;
+        let give_up = |left| {
+            let _ = unlinkat(parent, aside.name(), UnlinkatFlags::NoRemoveDir);
+            Err(left)
+        };
         let made = match Node::of(jail) {
             Node::File => self.copy(parent, change, jail, there, part, aside.name()),
             Node::Symlink => self.link(parent, change, aside.name()),
@@ -160,16 +164,9 @@ impl Placing<'_> {
         };
         let new = match made {
             Ok(inode) => inode,
-            Err(left) => {
-                let _ = unlinkat(parent, aside.name(), UnlinkatFlags::NoRemoveDir);
-                return Err(left);
-            }
+            Err(left) => return give_up(left),
         };
         Pending { path: &change.path, aside: &aside, old, new: Some(new) }.write(self.session)?;
-        let give_up = |left| {
-            let _ = unlinkat(parent, aside.name(), UnlinkatFlags::NoRemoveDir);
-            Err(left)
-        };
         let Some(old) = old else {
             return match rename_whole(parent, aside.name(), name, RenameFlags::RENAME_NOREPLACE) {
                 Ok(()) => Ok(()),
