@@ -150,16 +150,12 @@ impl Start {
     fn enter(&self, current: Current, status_fd: Option<&StatusFd>) -> Outcome {
         let rootfs = self.rootfs(current)?;
         let session = match reviewed(&self.spec) {
-            Some(_) => Some(self.begin_review()?),
+            Some(_) => Some(self.begin_review(status_fd)?),
             None => None,
         };
         let changes = session.as_ref().map(Session::layers);
         let mut jail = self.prepare(&rootfs.tree(), changes.as_ref(), Effect::Enter)?;
-        if jail.landlock.is_none() {
-            // Before anything is made that would have to be tidied up.
-            status_fd.map_or(Ok(()), StatusFd::survive_exec).map_err(failed)?;
-            sealed::ensure().map_err(failed)?;
-        }
+        seal(&jail, status_fd)?;
         let cgroup = limit(&self.spec, &self.limits, &mut jail)?;
         let direct = Direct::look(&self.spec, &self.caller);
         let terminal = CallerTerminal::find();
@@ -209,9 +205,9 @@ impl Start {
     }
 
     /// Where the jail's changes to the workspace go; nobody else's may go there meanwhile.
-    fn begin_review(&self) -> Result<Session, Failure> {
+    fn begin_review(&self, status_fd: Option<&StatusFd>) -> Result<Session, Failure> {
         // The state must be no part of the workspace, and this makes a directory in it.
-        self.prepare(&HostPath::root(), None, Effect::Describe)?;
+        seal(&self.prepare(&HostPath::root(), None, Effect::Describe)?, status_fd)?;
         Session::begin(&self.state, &self.spec, &self.caller, self.since).map_err(failed)
     }
 
@@ -247,6 +243,16 @@ impl Start {
         })?;
         Ok(built.rootfs.expect("BUG: only `--output` makes a tree outside the state"))
     }
+}
+
+/// Without Landlock, goes on in a sealed copy of this program; before anything is made that would have to be
+/// tidied up, for this may start over.
+fn seal(jail: &Jail, status_fd: Option<&StatusFd>) -> Result<(), Failure> {
+    if jail.landlock.is_none() {
+        status_fd.map_or(Ok(()), StatusFd::survive_exec).map_err(failed)?;
+        sealed::ensure().map_err(failed)?;
+    }
+    Ok(())
 }
 
 fn tell_weaker(jail: &Jail) {
