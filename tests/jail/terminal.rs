@@ -2,17 +2,17 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use jailmk::sys::terminal::set_size;
 use nix::pty::{Winsize, openpty};
 use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
-use nix::unistd::ttyname;
 
-use super::{Jail, run};
+use super::Jail;
 
 /// The most that a terminal keeps a test waiting.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -134,12 +134,10 @@ impl Terminal {
         !self.modes().local_flags.contains(LocalFlags::ICANON)
     }
 
-    /// Changes its size.
+    /// Changes its size, in one step as a terminal emulator does: stty(1) takes one for each dimension.
     pub fn resize(&self, rows: u16, columns: u16) {
-        let name = ttyname(&self.slave).expect("the terminal's name");
-        let mut stty = Command::new("stty");
-        stty.arg("-F").arg(name).args(["rows", &rows.to_string(), "cols", &columns.to_string()]);
-        run(stty).succeeded();
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        set_size(self.slave.as_fd(), size).expect("resize the terminal");
     }
 }
 
