@@ -8,6 +8,7 @@
 pub mod capabilities;
 pub mod cgroup;
 pub mod devices;
+pub mod disk;
 pub mod environment;
 pub mod identity;
 pub mod landlock;

@@ -6,6 +6,7 @@
 pub mod attributes;
 pub mod clone_file;
 pub mod exec;
+pub mod memory;
 pub mod mount;
 pub mod network;
 pub mod probe;

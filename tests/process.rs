@@ -492,3 +492,20 @@ fn each_byte_comes_through_a_pipe_as_it_is_written() {
     let ran = running.end().succeeded();
     assert!(ran.bytes.ends_with(b"\0\xff\r\n"), "{:?}", ran.bytes);
 }
+
+#[test]
+fn a_jail_that_stays_costs_little_memory() {
+    let mut jail = Jail::tools("").start("echo ready; cat").ready();
+    let kilobytes = |of: &str, pid: Pid| -> u64 {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the supervisor's status");
+        let line = status.lines().find_map(|line| line.strip_prefix(of)).expect("its memory");
+        line.trim_matches([':', '\t', ' ', 'k', 'B']).parse().expect("kilobytes")
+    };
+    let supervisor = jail.pid();
+    // A binary that was not optimized is three times as large.
+    jail.until("the supervisor gives back what it does not need", || {
+        kilobytes("VmRSS", supervisor) * 2 <= kilobytes("VmHWM", supervisor)
+    });
+    jail.say(b"still there\n");
+    assert_eq!(jail.end().succeeded().stdout, "ready\nstill there\n");
+}

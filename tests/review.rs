@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::process::Command;
 
 use jail::workspace::{REVIEW, changes, has_overlay, need_overlay, reviewed, reviewed_with, snapshot};
-use jail::{Jail, need, need_root};
+use jail::{Jail, need, need_root, tools};
 
 fn status(jail: &Jail, arguments: &[&str]) -> String {
     let mut command = Command::new(jail::binary());
@@ -324,4 +324,38 @@ fn modes_that_lock_their_owner_out_are_no_hindrance() {
     jail.sh("mkdir -p deep/no; echo x >deep/no/f; chmod 000 deep/no; chmod 000 deep").succeeded();
     jail.jailmk("discard", &[]).succeeded();
     assert_eq!(changes(&jail), Vec::<String>::new());
+}
+
+#[test]
+fn changes_that_take_more_than_disk_end_the_jail() {
+    if !need_overlay() {
+        return;
+    }
+    let jail = reviewed_with(&format!("{}[limits]\ndisk = \"4M\"", tools()));
+    let told = "jailmk: killed: disk 4 MiB, the changes took ";
+    let runs_away = "mkdir -p a/b; while :; do head -c 200000 /dev/zero >a/b/$((n += 1)); sleep 0.02; done";
+    let ran = jail.sh(runs_away).ended(137);
+    assert!(ran.complaints().iter().any(|line| line.starts_with(told)), "{ran}");
+    assert!(!changes(&jail).is_empty());
+    // As long as they are there.
+    let status = jail.option("--json-status-fd=3").by_shell("exec \"$@\" 3>status");
+    let ran = status.sh("sleep 94.75").ended(137);
+    assert!(ran.complaints().iter().any(|line| line.starts_with(told)), "{ran}");
+    let status_file = fs::read_to_string(status.place.join("here/status")).expect("read the status");
+    assert!(status_file.contains("\"killed-by\":\"disk\""), "{status_file}");
+    status.jailmk("discard", &[]).succeeded();
+    status.sh("sleep 1").succeeded();
+}
+
+#[test]
+fn what_is_on_the_disk_once_counts_once() {
+    if !need_overlay() {
+        return;
+    }
+    let jail = reviewed_with(&format!("{}[limits]\ndisk = \"4M\"", tools()));
+    // Links, holes, and what is gone again.
+    let script = "head -c 2000000 /dev/urandom >a; ln a b; ln a c; truncate -s 4M hole
+                  for i in 1 2 3; do head -c 1500000 /dev/urandom >d; rm d; done; sleep 1";
+    jail.sh(script).succeeded();
+    assert_eq!(changes(&jail), ["added    a", "added    b", "added    c", "added    hole"]);
 }

@@ -89,6 +89,8 @@ enum Killer {
     HostMemory,
     /// jailmk: the time was over.
     Time,
+    /// jailmk: the changes to the workspace took too much of the disk.
+    Disk,
     /// A signal to jailmk, which handed it on.
     Signal,
     /// Somebody outside, who killed the jail's first process.
@@ -217,7 +219,7 @@ pub(super) fn tell(end: End, limits: &Policy, usage: Option<&Usage>, status_fd: 
     let (exit_code, signal) = match end {
         End::Exited(code) => (u8::try_from(code & 0xff).unwrap_or(u8::MAX), None),
         End::Killed { signal, .. } => (of_signal(signal), Some(signal)),
-        End::Lost => (of_signal(libc::SIGKILL), Some(libc::SIGKILL)),
+        End::Lost | End::DiskFull(_) => (of_signal(libc::SIGKILL), Some(libc::SIGKILL)),
         End::TimedOut => (status::TIMED_OUT, None),
     };
     let killed_by = killer(end, usage);
@@ -226,6 +228,13 @@ pub(super) fn tell(end: End, limits: &Policy, usage: Option<&Usage>, status_fd: 
         Some(Killer::Time) => say("killed: the time limit is over"),
         Some(Killer::Outside) => say("killed: from outside, by SIGKILL to the jail's first process"),
         _ => {}
+    }
+    if let End::DiskFull(excess) = end {
+        say(format_args!(
+            "killed: disk {}, the changes took {}: `jailmk apply` and `jailmk discard` make room",
+            Size(excess.limit),
+            Size(excess.taken)
+        ));
     }
     if let Some(fd) = status_fd {
         let _ = fd.write(&EndLine {
@@ -248,6 +257,7 @@ fn killer(end: End, usage: Option<&Usage>) -> Option<Killer> {
         .map(|usage| if usage.oom > 0 { Killer::Memory } else { Killer::HostMemory });
     match end {
         End::TimedOut => Some(Killer::Time),
+        End::DiskFull(_) => Some(Killer::Disk),
         End::Exited(_) => None,
         End::Killed { signal: libc::SIGKILL, .. } if by_memory.is_some() => by_memory,
         End::Lost => by_memory.or(Some(Killer::Outside)),

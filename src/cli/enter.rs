@@ -15,7 +15,7 @@ use crate::jail::spawn::{self, Supervision};
 use crate::jail::supervisor::{OnStart, Started};
 use crate::jail::terminal::CallerTerminal;
 use crate::jail::{Effect, Jail, Setting};
-use crate::layer::{cgroup, seccomp};
+use crate::layer::{cgroup, disk, seccomp};
 use crate::path::HostPath;
 use crate::rootfs::{BuildOptions, Freshness, Rootfs, State, build};
 use crate::sealed;
@@ -24,6 +24,7 @@ use crate::workspace::Session;
 use crate::workspace::direct::Direct;
 use crate::workspace::journal::Time;
 use crate::workspace::session::reviewed;
+use crate::workspace::tree::Tree;
 
 impl Enter {
     /// Runs the command in the jail, or tells how it would.
@@ -141,7 +142,9 @@ impl Start {
         let plan = self.arm(jail, CallerTerminal::find().as_ref())?;
         tell_unknown(&plan);
         let first = first.map(|step| format!(" 0  {step}\n")).unwrap_or_default();
-        print(format_args!("{first} 0  limit the jail by cgroup v2: {}\n{plan}", self.limits))
+        let watched = reviewed(&self.spec).and(self.spec.limits.disk);
+        let watched = watched.map(|bytes| format!(" 0  {}\n", disk::Words(bytes))).unwrap_or_default();
+        print(format_args!("{first} 0  limit the jail by cgroup v2: {}\n{watched}{plan}", self.limits))
             .map_err(failed)?;
         Ok(0)
     }
@@ -167,6 +170,7 @@ impl Start {
             cgroup: cgroup.as_ref(),
             terminal,
             time: self.time,
+            disk: session.as_ref().and_then(|session| self.watched(session)).transpose()?,
             check: &|pid| {
                 rootfs.check_seal()?;
                 if let Some(session) = &session {
@@ -209,6 +213,13 @@ impl Start {
         // The state must be no part of the workspace, and this makes a directory in it.
         seal(&self.prepare(&HostPath::root(), None, Effect::Describe)?, status_fd)?;
         Session::begin(&self.state, &self.spec, &self.caller, self.since).map_err(failed)
+    }
+
+    /// The changes, where the spec says how much the jail may write.
+    fn watched(&self, session: &Session) -> Option<Result<disk::Armed, Failure>> {
+        let bytes = self.spec.limits.disk?;
+        let changes = session.upper().map(Tree::into_top).map_err(failed);
+        Some(changes.map(|changes| disk::Armed { changes, bytes }))
     }
 
     /// Tells that there is something to look at.

@@ -15,10 +15,10 @@ use crate::jail::mounted::Mounted;
 use crate::jail::plan::{Plan, Step};
 use crate::jail::supervisor::{End, ORDERS, OnStart, Running, Signals, Started, Supervisor};
 use crate::jail::terminal::CallerTerminal;
-use crate::layer::cgroup;
 use crate::layer::identity::{Identity, Standing};
 use crate::layer::mounts::{self, Tree};
 use crate::layer::namespaces::Inodes;
+use crate::layer::{cgroup, disk};
 use crate::rootfs::RootfsError;
 use crate::sys::mount::{self, Submounts};
 use crate::sys::process::{self, Side};
@@ -31,6 +31,8 @@ pub struct Supervision<'a> {
     pub terminal: Option<CallerTerminal>,
     /// Wall-clock limit.
     pub time: Option<Duration>,
+    /// Looks at what the jail takes on the host's disk.
+    pub disk: Option<disk::Armed>,
     /// Runs while the child makes the jail, with the process id of its PID 1; the command starts only when it
     /// agrees.
     pub check: &'a dyn Fn(Pid) -> Result<(), RootfsError>,
@@ -74,7 +76,19 @@ pub fn run(mut plan: Plan, supervision: Supervision<'_>) -> Result<End, SpawnErr
     });
     ours.order(Order::Mapped).map_err(|e| preparing(ORDERS)(e.into()))?;
     (supervision.check)(child.pid())?;
-    Supervisor::new(&plan, ours, signals, child, supervision.terminal, supervision.time, started).supervise()
+    let watch = match supervision.disk {
+        Some(disk) => {
+            Some(child.pidfd().and_then(|first| disk.watch(first)).map_err(preparing("look at the disk"))?)
+        }
+        None => None,
+    };
+    let supervisor =
+        Supervisor::new(&plan, ours, signals, child, supervision.terminal, supervision.time, started);
+    let end = supervisor.supervise();
+    match (end, watch.and_then(disk::Watch::end)) {
+        (Ok(End::Lost), Some(excess)) => Ok(End::DiskFull(excess)),
+        (end, _) => end,
+    }
 }
 
 /// Makes the detached trees of host directories while root's rights are at hand: the jail's uid could

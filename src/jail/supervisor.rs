@@ -1,5 +1,6 @@
 //! Stays beside a running jail: hands signals on, relays its terminal, keeps its time, hears how it ends.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -15,13 +16,18 @@ use crate::jail::control::{Channel, Order, Report};
 use crate::jail::error::SpawnError;
 use crate::jail::plan::Plan;
 use crate::jail::terminal::{CallerTerminal, Relay};
+use crate::layer::disk;
 use crate::layer::namespaces::Inodes;
 use crate::path::printable;
+use crate::sys::memory;
 use crate::sys::process::{self, Child};
 
 /// How much later than the jail's first process the supervisor ends the jail itself, should that process
 /// have been stopped from outside.
 const MARGIN: Duration = Duration::from_secs(1);
+
+/// A jail in which nothing happens for so long is there to stay.
+const SETTLED: Duration = Duration::from_millis(500);
 
 /// What fails when an order cannot be sent.
 pub(super) const ORDERS: &str = "tell the jail's first process to go on";
@@ -40,6 +46,8 @@ pub enum End {
     },
     /// The time limit ended the command.
     TimedOut,
+    /// What it wrote took more of the host's disk than it may; all was killed.
+    DiskFull(disk::Excess),
     /// The jail's first process was killed, and with it everything: by the kernel for want of memory, or
     /// from outside.
     Lost,
@@ -72,6 +80,11 @@ impl Running {
     /// Its process id outside.
     pub(super) fn pid(&self) -> Pid {
         self.child.pid
+    }
+
+    /// A descriptor of it for somebody else.
+    pub(super) fn pidfd(&self) -> io::Result<OwnedFd> {
+        self.child.pidfd.try_clone()
     }
 
     fn wait(&mut self) {
@@ -156,6 +169,8 @@ pub(super) struct Supervisor<'a> {
     deadline: Option<Instant>,
     time: Option<Duration>,
     timed_out: bool,
+    /// Whether the jail has run long enough for the memory of its making to be given back.
+    settled: bool,
     handed_on: SigSet,
     started: Option<(Started, OnStart<'a>)>,
 }
@@ -183,6 +198,7 @@ impl<'a> Supervisor<'a> {
             deadline,
             time,
             timed_out: false,
+            settled: false,
             handed_on,
             started,
         }
@@ -267,11 +283,11 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn wait(&self) -> Result<Ready, Errno> {
-        let timeout = match self.deadline {
+    fn wait(&mut self) -> Result<Ready, Errno> {
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let timeout = match left.into_iter().chain((!self.settled).then_some(SETTLED)).min() {
             None => PollTimeout::NONE,
-            Some(deadline) => {
-                let left = deadline.saturating_duration_since(Instant::now());
+            Some(left) => {
                 // Rounded up, or the loop would spin in the last millisecond.
                 let milliseconds = left.as_millis().saturating_add(1).min(i32::MAX as u128);
                 PollTimeout::try_from(i32::try_from(milliseconds).unwrap_or(i32::MAX))
@@ -299,6 +315,10 @@ impl<'a> Supervisor<'a> {
         match poll(&mut fds, timeout) {
             Err(Errno::EINTR) => return Ok(Ready::default()),
             Err(error) => return Err(error),
+            Ok(0) if !self.settled => {
+                self.settled = true;
+                memory::release_program();
+            }
             Ok(_) => {}
         }
         let [channel, signal, input, output] = fds.map(|fd| fd.revents().unwrap_or(nothing));

@@ -460,7 +460,7 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Size,
         default: "half of the host's memory, and no bound on one file",
         sample: "\"4G\"",
-        doc: "What the jail's own places may hold together, and the largest file that it may write anywhere.",
+        doc: "What the jail's own places, and its changes to a reviewed workspace, may hold, and the largest file that it may write.",
     },
     Key {
         section: "limits",

@@ -87,6 +87,11 @@ impl Tree {
         self.top.as_fd()
     }
 
+    /// Its top, and no tree any more.
+    pub fn into_top(self) -> OwnedFd {
+        self.top
+    }
+
     /// Opens a directory for reading its names.
     ///
     /// # Errors
