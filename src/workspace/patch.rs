@@ -22,7 +22,7 @@ const LARGEST: u64 = 16 << 20;
 /// Lines around a change.
 const CONTEXT: usize = 3;
 /// After this time the rest of a file counts as replaced.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// Where a NUL byte makes a file binary, as for git.
 const LOOKED_AT: usize = 8000;
 
@@ -114,7 +114,7 @@ impl Sides<'_> {
         let (Some(old), Some(new)) = (old, new) else { return Ok(None) };
         let (old, new) = (lines(&old), lines(&new));
         let mut count = Count::default();
-        for op in differences(&old, &new) {
+        for op in differences(&old, &new, patience()) {
             if op.tag() != DiffTag::Equal {
                 count.added += op.new_range().len();
                 count.removed += op.old_range().len();
@@ -151,15 +151,17 @@ impl Sides<'_> {
                 let directory = tree.open_directory(&parent)?;
                 let mut bytes = Vec::new();
                 tree.open_file(directory.as_fd(), path.name())?.take(LARGEST).read_to_end(&mut bytes)?;
-                match bytes.iter().take(LOOKED_AT).any(|byte| *byte == 0) {
-                    true => Content::Binary,
-                    false => Content::Text(bytes),
-                }
+                if is_text(&bytes) { Content::Text(bytes) } else { Content::Binary }
             }
             _ => return Ok(None),
         };
         Ok(Some(Side { mode: git_mode(stat), bits: stat.st_mode & 0o777, content }))
     }
+}
+
+/// Whether git would take it for text.
+pub(super) fn is_text(bytes: &[u8]) -> bool {
+    !bytes.iter().take(LOOKED_AT).any(|byte| *byte == 0)
 }
 
 fn git_mode(stat: &FileStat) -> &'static str {
@@ -287,14 +289,14 @@ impl Sides<'_> {
         let old = self.side(self.host, &change.path, change.host.as_ref())?.map(|side| side.content);
         let new = self.side(self.upper, &change.path, change.jail.as_ref())?.map(|side| side.content);
         let (Some(Content::Text(before)), Some(Content::Text(after))) = (old, new) else { return Ok(None) };
-        let groups = group_diff_ops(differences(&lines(&before), &lines(&after)), CONTEXT);
+        let groups = group_diff_ops(differences(&lines(&before), &lines(&after), patience()), CONTEXT);
         Ok((groups.len() > 1).then_some(Parts { before, after, groups }))
     }
 }
 
 fn hunks(before: &[u8], after: &[u8], out: &mut dyn Write) -> io::Result<()> {
     let (old, new) = (lines(before), lines(after));
-    for group in group_diff_ops(differences(&old, &new), CONTEXT) {
+    for group in group_diff_ops(differences(&old, &new, patience()), CONTEXT) {
         hunk(&old, &new, &group, out)?;
     }
     Ok(())
@@ -334,12 +336,17 @@ fn print_lines(out: &mut dyn Write, mark: &[u8], lines: &[&[u8]]) -> io::Result<
 }
 
 /// Lines with their ends; only `\n` ends one.
-fn lines(text: &[u8]) -> Vec<&[u8]> {
+pub(super) fn lines(text: &[u8]) -> Vec<&[u8]> {
     text.split_inclusive(|byte| *byte == b'\n').collect()
 }
 
-/// The differences of two lists of lines. Lines are compared once, then by number.
-fn differences<'t>(old: &[&'t [u8]], new: &[&'t [u8]]) -> Vec<DiffOp> {
+fn patience() -> Instant {
+    Instant::now() + PATIENCE
+}
+
+/// The differences of two lists of lines, found by `until`; what is not counts as replaced. Lines are compared
+/// once, then by number.
+pub(super) fn differences<'t>(old: &[&'t [u8]], new: &[&'t [u8]], until: Instant) -> Vec<DiffOp> {
     let mut numbers: HashMap<&'t [u8], usize> = HashMap::new();
     let mut numbered = Vec::with_capacity(old.len() + new.len());
     for line in old.iter().chain(new) {
@@ -347,7 +354,26 @@ fn differences<'t>(old: &[&'t [u8]], new: &[&'t [u8]]) -> Vec<DiffOp> {
         numbered.push(*numbers.entry(line).or_insert(next));
     }
     let (old, new) = numbered.split_at(old.len());
-    capture_diff_slices_deadline(Algorithm::Myers, old, new, Some(Instant::now() + PATIENCE))
+    one_after_the_other(&capture_diff_slices_deadline(Algorithm::Myers, old, new, Some(until)))
+}
+
+/// Where `similar` moves a change up or down to join it with another, it leaves the place of an insertion or
+/// deletion in the other text as it was: only the lengths are right.
+fn one_after_the_other(ops: &[DiffOp]) -> Vec<DiffOp> {
+    let (mut old_index, mut new_index) = (0, 0);
+    let place = |op: &DiffOp| {
+        let (old_len, new_len) = (op.old_range().len(), op.new_range().len());
+        let placed = match op.tag() {
+            DiffTag::Equal => DiffOp::Equal { old_index, new_index, len: old_len },
+            DiffTag::Delete => DiffOp::Delete { old_index, old_len, new_index },
+            DiffTag::Insert => DiffOp::Insert { old_index, new_index, new_len },
+            DiffTag::Replace => DiffOp::Replace { old_index, old_len, new_index, new_len },
+        };
+        old_index += old_len;
+        new_index += new_len;
+        placed
+    };
+    ops.iter().map(place).collect()
 }
 
 /// A path as git writes it: in quotes with escapes when it holds anything but plain ASCII.
@@ -401,13 +427,37 @@ mod tests {
             .filter(|n| *n != 5)
             .flat_map(|n| format!("{}\n", if n == 30 { 300 } else { n }).into_bytes())
             .collect();
-        let groups = group_diff_ops(differences(&lines(&before), &lines(&after)), CONTEXT);
+        let groups = group_diff_ops(differences(&lines(&before), &lines(&after), patience()), CONTEXT);
         let parts = Parts { before: before.clone(), after: after.clone(), groups };
         assert_eq!(parts.count(), 2);
         assert_eq!(parts.with(&[false, false]), before);
         assert_eq!(parts.with(&[true, true]), after);
         let one = String::from_utf8(parts.with(&[false, true])).unwrap();
         assert!(one.contains("\n5\n") && one.contains("\n300\n") && !one.contains("\n30\n"));
+    }
+
+    #[test]
+    fn differences_follow_each_other_and_are_all_there() {
+        let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut below = |end: usize| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            usize::try_from(seed % end as u64).unwrap()
+        };
+        // Few kinds of lines: there is much to choose from.
+        let mut text = || (0..below(14)).flat_map(|_| [b"abc"[below(3)], b'\n']).collect::<Vec<u8>>();
+        for _ in 0..2_000 {
+            let (before, after) = (text(), text());
+            let (old, new) = (lines(&before), lines(&after));
+            let (mut at, mut there) = (0, 0);
+            for op in differences(&old, &new, patience()) {
+                assert_eq!((op.old_range().start, op.new_range().start), (at, there), "{before:?} {after:?}");
+                (at, there) = (op.old_range().end, op.new_range().end);
+                assert!(op.tag() != DiffTag::Equal || old[op.old_range()] == new[op.new_range()]);
+            }
+            assert_eq!((at, there), (old.len(), new.len()), "{before:?} {after:?}");
+        }
     }
 
     #[test]
