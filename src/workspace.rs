@@ -33,6 +33,7 @@ pub mod policy;
 pub mod protected;
 pub mod renames;
 pub mod session;
+pub mod threeway;
 pub mod tree;
 pub mod upper;
 
