@@ -168,6 +168,9 @@ struct Apply {
     /// Take the jail's side where the host's file has changed too
     #[arg(long)]
     overwrite: bool,
+    /// Merge text files that both sides changed, where no line was changed by both
+    #[arg(long, conflicts_with_all = ["overwrite", "interactive"])]
+    merge: bool,
     /// In the workspace; only what is at or below it
     #[arg(last = true, value_name = "PATH")]
     paths: Vec<OsString>,

@@ -61,6 +61,7 @@
 pub mod caller;
 pub mod cli;
 pub mod closure;
+pub mod date;
 pub mod error;
 pub mod exposure;
 pub mod host;

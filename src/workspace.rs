@@ -6,6 +6,7 @@
 //!     lock             flocked by the jail that runs, or by who applies and discards
 //!     running          when a jail began whose changes are not in the journal yet
 //!     journal          how each changed path was on the host before, see journal.rs
+//!     base/            text files of the host as the jail saw them, see base.rs
 //!     pending          the one path whose replacement on the host is under way
 //!     layers/upper     what the jail wrote, as overlayfs keeps it
 //!     layers/work      overlayfs's own
@@ -21,10 +22,13 @@
 //! when the clock that stamps files has moved on, so the comparison misses nothing.
 
 pub mod apply;
+mod base;
 pub mod changes;
+pub mod clash;
 pub mod direct;
 pub mod error;
 pub mod journal;
+pub mod merge;
 pub mod patch;
 pub mod path;
 pub mod pending;

@@ -207,7 +207,7 @@ fn line(change: &Change, judgement: &Judgement, renames: &Renames) -> String {
     let mut notes = Vec::new();
     notes.extend(change.never.map(|never| Left::Never(never).to_string()));
     notes.extend(judgement.held.clone().map(|held| Left::Held(held).to_string()));
-    notes.extend(change.conflict.map(|conflict| Left::Conflict(conflict).to_string()));
+    notes.extend(change.conflict.map(|conflict| Left::from(conflict).to_string()));
     notes.extend(judgement.warning.map(|warning| format!("look at it: {warning}")));
     match notes.is_empty() {
         true => format!("{word}\n"),
@@ -223,6 +223,7 @@ impl Apply {
             paths: work_paths(&self.paths)?,
             protected: work_paths(&self.protected)?,
             overwrite: self.overwrite,
+            merge: self.merge,
         };
         let Some(mut session) = Session::find(&State::open()?, &spec, &Caller::current())? else {
             print("nothing to apply\n")?;
@@ -234,7 +235,8 @@ impl Apply {
         let ask: Option<apply::Ask<'_>> = if self.interactive { Some(&mut ask) } else { None };
         let outcome = apply::apply(&mut session, &policy, &choice, ask)?;
         for (kind, path, warning) in &outcome.applied {
-            print(format_args!("{:8} {path}\n", kind.word()))?;
+            let word = if outcome.merged.contains(path) { "merged" } else { kind.word() };
+            print(format_args!("{word:8} {path}\n"))?;
             if let Some(warning) = warning {
                 say(format_args!("look at {path}: {warning}"));
             }
@@ -253,6 +255,9 @@ impl Apply {
         let any = |wanted: fn(&Left) -> bool| outcome.left.iter().any(|(_, _, left)| wanted(left));
         if any(|left| matches!(left, Left::Held(_))) {
             hint("what is held back is applied when you name it: `--protected PATH`");
+        }
+        if any(|left| matches!(left, Left::Conflict(clash) if clash.can_merge)) {
+            hint("`--merge` takes both sides' lines, where no line was changed by both");
         }
         if any(|left| matches!(left, Left::Conflict(_))) {
             hint("`jailmk discard SPEC -- PATH` keeps the host's side, `--overwrite` takes the jail's");

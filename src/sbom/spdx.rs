@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::purl::{encoded, purl};
 use super::{Inventory, Item, Ownership, clean, stamp};
+use crate::date::date;
 use crate::manifest::lock::Hex;
 use crate::path::escaped;
 
@@ -61,7 +62,7 @@ pub fn spdx(inventory: &Inventory) -> Value {
         "SPDXID": "SPDXRef-DOCUMENT",
         "name": inventory.name,
         "creationInfo": {
-            "created": stamp::time().unwrap_or_else(|| stamp::date(0)),
+            "created": stamp::time().unwrap_or_else(|| date(0)),
             "creators": [concat!("Tool: jailmk-", env!("CARGO_PKG_VERSION"))],
         },
         "packages": packages,

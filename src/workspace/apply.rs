@@ -14,8 +14,10 @@ use nix::errno::Errno;
 use nix::unistd::syncfs;
 
 use super::changes::{Change, Changes, Conflict, Kind, Never};
+use super::clash::Clash;
 use super::error::ReviewError;
 use super::journal::{Journal, Record, Stamp, Time};
+use super::merge::{self, Merged, Merging};
 use super::patch::Sides;
 use super::path::WorkPath;
 use super::place::Placing;
@@ -37,6 +39,8 @@ pub struct Choice {
     pub protected: Vec<WorkPath>,
     /// Take the jail's side of conflicts.
     pub overwrite: bool,
+    /// Merge text files that both sides changed.
+    pub merge: bool,
 }
 
 /// What somebody who is asked decides about a change.
@@ -61,7 +65,7 @@ pub enum Left {
     Held(String),
     /// The host's side is another than the jail saw.
     #[error("conflict: {0}")]
-    Conflict(Conflict),
+    Conflict(Clash),
     /// It never is.
     #[error("never applied: {0}")]
     Never(Never),
@@ -84,7 +88,25 @@ pub enum Left {
     },
 }
 
+impl From<Conflict> for Left {
+    fn from(conflict: Conflict) -> Left {
+        Left::Conflict(conflict.into())
+    }
+}
+
 impl Left {
+    /// The same, told with what is known of the change.
+    fn told(self, change: &Change, choice: &Choice, journal: &Journal) -> Left {
+        match self {
+            Left::Conflict(clash) => {
+                let mut clash = clash.of(change);
+                clash.can_merge = !choice.merge && merge::can_be_tried(change, journal.get(&change.path));
+                Left::Conflict(clash)
+            }
+            other => other,
+        }
+    }
+
     /// Whether a directory that is not shown says no more by this than what is in it.
     fn is_implied(&self) -> bool {
         matches!(self, Left::Held(_) | Left::NotEmpty)
@@ -96,6 +118,8 @@ impl Left {
 pub struct Outcome {
     /// Taken over, with warnings.
     pub applied: Vec<(Kind, WorkPath, Option<&'static str>)>,
+    /// Those of them whose two sides were merged.
+    pub merged: BTreeSet<WorkPath>,
     /// Left where they are.
     pub left: Vec<(Kind, WorkPath, Left)>,
 }
@@ -124,6 +148,7 @@ pub fn apply(
     drop_ways_to_nothing(&mut selected, choice);
     session.mark_unaccounted()?;
     let work = Work::new(session, &upper, &host, choice.overwrite);
+    let merging = Merging::new(session, &upper, &host);
     let mut journal = session.journal()?;
     let mut outcome = Outcome::default();
     let mut partly = Vec::new();
@@ -134,8 +159,15 @@ pub fn apply(
     for batch in order.chunks(BATCH) {
         let mut done = Vec::new();
         for (change, judgement) in batch {
-            let left = refusal(change, judgement, choice)
-                .map_or_else(|| work.placing.take_over(change, parts.get(&change.path)), Err);
+            let left = match refusal(change, judgement, choice) {
+                None => work.placing.take_over(change, parts.get(&change.path)),
+                Some(Left::Conflict(clash)) if choice.merge => {
+                    work.merge(&merging, change, &journal, clash).map(|()| {
+                        outcome.merged.insert(change.path.clone());
+                    })
+                }
+                Some(left) => Err(left),
+            };
             match left {
                 Ok(()) => {
                     match parts.contains_key(&change.path) {
@@ -147,6 +179,7 @@ pub fn apply(
                     }
                 }
                 Err(left) if change.is_shown() || !left.is_implied() => {
+                    let left = left.told(change, choice, &journal);
                     outcome.left.push((change.kind, change.path.clone(), left));
                 }
                 Err(_) => {}
@@ -158,7 +191,7 @@ pub fn apply(
     // What is left of them is a change of the file as it is now.
     for path in partly {
         let before = host.status(path).ok().flatten().as_ref().map(Stamp::of);
-        journal.put(path, Record { since: Time::now(), before });
+        journal.put(path, Record::new(Time::now(), before));
     }
     session.save(&journal)?;
     work.prune(selected.iter().map(|(change, _)| &change.path), &mut journal)?;
@@ -283,7 +316,7 @@ fn refusal(change: &Change, judgement: &Judgement, choice: &Choice) -> Option<Le
     {
         return Some(Left::Held(held.clone()));
     }
-    change.conflict.filter(|_| !choice.overwrite).map(Left::Conflict)
+    change.conflict.filter(|_| !choice.overwrite).map(Left::from)
 }
 
 struct Work<'a> {
@@ -298,6 +331,24 @@ impl<'a> Work<'a> {
             session,
             placing: Placing { session, host, upper, overwrite },
             upper: Upper { upper, host, session: session.fd(), clear: RefCell::default() },
+        }
+    }
+
+    /// Puts what both sides changed in place of the host's.
+    fn merge(
+        &self,
+        merging: &Merging<'_>,
+        change: &Change,
+        journal: &Journal,
+        clash: Clash,
+    ) -> Result<(), Left> {
+        if !merge::can_be_tried(change, journal.get(&change.path)) {
+            return Err(Left::Conflict(clash));
+        }
+        match merging.merge(change, journal) {
+            Ok(Merged::There) => Ok(()),
+            Ok(Merged::Text(merged, text)) => self.placing.take_over(&merged, Some(&text)),
+            Err(why) => Err(Left::Conflict(clash.unmerged(why))),
         }
     }
 

@@ -456,7 +456,7 @@ impl Comparison<'_> {
     }
 
     fn conflict(&self, path: &WorkPath, jail: &FileStat, there: Option<&FileStat>) -> Option<Conflict> {
-        let Record { since, before } = self.journal.get(path)?;
+        let Record { since, before, .. } = self.journal.get(path)?;
         let there = there.map(Stamp::of);
         match (before, there) {
             (None, None) => None,
@@ -540,7 +540,7 @@ pub fn survey(upper: &Tree, host: &Tree, journal: &mut Journal, since: Time) -> 
             }
             journal.note(&child, || {
                 let there = beside.as_ref().and_then(|host| tree::status_in(host.as_fd(), child.name()).ok());
-                Record { since, before: there.flatten().as_ref().map(Stamp::of) }
+                Record::new(since, there.flatten().as_ref().map(Stamp::of))
             });
             if let Ok(Some(stat)) = tree::status_in(directory.as_fd(), child.name())
                 && Node::of(&stat) == Node::Directory

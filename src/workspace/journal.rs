@@ -1,8 +1,9 @@
 //! How changed paths were on the host before: what tells a conflict from a change.
 //!
 //! One record for each path that the upper layer has, made when the jail ends:
-//! `SINCE KIND INODE SIZE MTIME CTIME MODE PATH NUL`, times as `seconds.nanoseconds`; a path that was not
-//! there has `-` for all between SINCE and PATH.
+//! `SINCE KIND INODE SIZE MTIME CTIME MODE BASE PATH NUL`, times as `seconds.nanoseconds`; a path that was not
+//! there has `-` for all between SINCE and PATH. BASE names the copy of the file as it was, see base.rs, `-` where
+//! there is none; journals of version 1 have no such field.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -13,8 +14,10 @@ use nix::sys::stat::FileStat;
 
 use super::path::WorkPath;
 use super::tree::Node;
+use crate::manifest::lock::{Hex, parse_hex};
 
-const HEADER: &[u8] = b"jailmk journal 1";
+const HEADER: &[u8] = b"jailmk journal 2";
+const WITHOUT_BASE: &[u8] = b"jailmk journal 1";
 
 /// A point in time as file systems write it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -105,6 +108,15 @@ pub struct Record {
     pub since: Time,
     /// What was there.
     pub before: Option<Stamp>,
+    /// The digest of what it held, if that was kept.
+    pub base: Option<[u8; 32]>,
+}
+
+impl Record {
+    /// Without a copy of what was there.
+    pub fn new(since: Time, before: Option<Stamp>) -> Record {
+        Record { since, before, base: None }
+    }
 }
 
 /// All records.
@@ -115,6 +127,11 @@ impl Journal {
     /// The record of a path.
     pub fn get(&self, path: &WorkPath) -> Option<&Record> {
         self.0.get(path)
+    }
+
+    /// All records, in the order of their paths.
+    pub fn iter(&self) -> impl Iterator<Item = (&WorkPath, &Record)> {
+        self.0.iter()
     }
 
     /// Writes a record down, unless there is one.
@@ -147,20 +164,27 @@ impl Journal {
     /// Reads a journal; `None` for what is none.
     pub fn parse(bytes: &[u8]) -> Option<Journal> {
         let mut lines = bytes.split(|byte| *byte == 0);
-        if lines.next() != Some(HEADER) {
-            return None;
-        }
+        let has_base = match lines.next()? {
+            HEADER => true,
+            WITHOUT_BASE => false,
+            _ => return None,
+        };
         let mut records = BTreeMap::new();
         while let Some(line) = lines.next() {
             if line.is_empty() {
                 // After the last NUL nothing may follow: a file that was cut ends otherwise.
                 return lines.next().is_none().then_some(Journal(records));
             }
-            let mut fields = line.splitn(8, |byte| *byte == b' ');
+            let mut fields = line.splitn(8 + usize::from(has_base), |byte| *byte == b' ');
+            let mut field = || std::str::from_utf8(fields.next()?).ok();
             let mut texts = [""; 7];
             for text in &mut texts {
-                *text = std::str::from_utf8(fields.next()?).ok()?;
+                *text = field()?;
             }
+            let base = match if has_base { field()? } else { "-" } {
+                "-" => None,
+                digest => Some(parse_hex(digest)?),
+            };
             let path = WorkPath::new(OsStr::from_bytes(fields.next()?)).ok()?;
             let [since, node, inode, size, modified, changed, mode] = texts;
             let before = match node {
@@ -174,7 +198,7 @@ impl Journal {
                     mode: number(mode)?,
                 }),
             };
-            records.insert(path, Record { since: Time::parse(since)?, before });
+            records.insert(path, Record { since: Time::parse(since)?, before, base });
         }
         None
     }
@@ -184,7 +208,7 @@ impl Journal {
         let mut bytes = HEADER.to_vec();
         bytes.push(0);
         let mut line = String::new();
-        for (path, Record { since, before }) in &self.0 {
+        for (path, Record { since, before, base }) in &self.0 {
             line.clear();
             let written = match before {
                 None => write!(line, "{since} - - - - - - "),
@@ -192,7 +216,11 @@ impl Journal {
                     write!(line, "{since} {} {inode} {size} {modified} {changed} {mode} ", node.word())
                 }
             };
-            written.expect("BUG: a String takes whatever is written to it");
+            let based = match base {
+                None => write!(line, "- "),
+                Some(digest) => write!(line, "{} ", Hex(digest)),
+            };
+            written.and(based).expect("BUG: a String takes whatever is written to it");
             bytes.extend_from_slice(line.as_bytes());
             bytes.extend_from_slice(path.as_bytes());
             bytes.push(0);
@@ -227,9 +255,12 @@ mod tests {
             changed: Time { seconds: 5, nanoseconds: 6 },
             mode: 0o644,
         };
-        for (name, before) in [(b"a b\nc\xff".as_slice(), Some(stamp)), (b"new", None)] {
+        let (there, base) = (Some(stamp), Some([0xa5; 32]));
+        for (name, before, base) in
+            [(b"a b\nc\xff".as_slice(), there, base), (b"- -", there, None), (b"new", None, None)]
+        {
             let path = WorkPath::new(OsStr::from_bytes(name)).unwrap();
-            journal.note(&path, || Record { since, before });
+            journal.note(&path, || Record { since, before, base });
         }
         journal
     }
@@ -249,6 +280,26 @@ mod tests {
         assert!(whole.iter().all(|length| bytes[length - 1] == 0), "{whole:?}");
         assert_eq!(Journal::parse(b""), None);
         assert_eq!(Journal::parse(b"jailmk journal 1\0x\0"), None);
+    }
+
+    #[test]
+    fn a_journal_of_version_1_is_read_and_has_no_bases() {
+        let journal =
+            Journal::parse(b"jailmk journal 1\x007.8 file 1 2 3.4 5.6 420 a b\x007.8 - - - - - - c\0")
+                .unwrap();
+        let a = journal.get(&WorkPath::new("a b").unwrap()).unwrap();
+        assert_eq!((a.before.map(|stamp| stamp.mode), a.base), (Some(0o644), None));
+        assert_eq!(journal.iter().count(), 2);
+    }
+
+    #[test]
+    fn a_base_that_is_no_digest_is_damage() {
+        let text =
+            |base: &str| format!("jailmk journal 2\x007.8 file 1 2 3.4 5.6 420 {base} a\0").into_bytes();
+        assert!(Journal::parse(&text("-")).is_some() && Journal::parse(&text(&"0a".repeat(32))).is_some());
+        for base in ["", "--", "../../x", &"0a".repeat(31), &"0A".repeat(32), &"0a".repeat(33)] {
+            assert_eq!(Journal::parse(&text(base)), None, "{base}");
+        }
     }
 
     #[test]

@@ -65,7 +65,7 @@ impl Pending<'_> {
     fn bytes(&self) -> Vec<u8> {
         let mut journal = Journal::default();
         let since = Time { seconds: 0, nanoseconds: 0 };
-        journal.note(self.path, || Record { since, before: self.old });
+        journal.note(self.path, || Record::new(since, self.old));
         let new = self.new.map_or("-".to_owned(), |inode| inode.to_string());
         let mut bytes = format!("{} {new}\0", self.aside.0).into_bytes();
         bytes.extend_from_slice(&journal.bytes());

@@ -91,9 +91,9 @@ impl Placing<'_> {
         match (same, &change.host) {
             (true, _) => Ok(now),
             (false, _) if self.overwrite => Ok(now),
-            (false, None) => Err(Left::Conflict(Conflict::Made)),
-            (false, Some(_)) if now.is_none() => Err(Left::Conflict(Conflict::Removed)),
-            (false, Some(_)) => Err(Left::Conflict(Conflict::Changed)),
+            (false, None) => Err(Conflict::Made.into()),
+            (false, Some(_)) if now.is_none() => Err(Conflict::Removed.into()),
+            (false, Some(_)) => Err(Conflict::Changed.into()),
         }
     }
 
@@ -121,7 +121,7 @@ impl Placing<'_> {
         let displaced = tree::status_in(parent, aside.name()).map_err(failed)?;
         if displaced.is_some_and(|displaced| !Stamp::of(&displaced).is_still(&Stamp::of(there))) {
             rename_whole(parent, aside.name(), name, RenameFlags::RENAME_NOREPLACE).map_err(failed)?;
-            return Err(Left::Conflict(Conflict::Changed));
+            return Err(Conflict::Changed.into());
         }
         unlinkat(parent, aside.name(), UnlinkatFlags::NoRemoveDir).map_err(failed)
     }
@@ -170,13 +170,13 @@ impl Placing<'_> {
         let Some(old) = old else {
             return match rename_whole(parent, aside.name(), name, RenameFlags::RENAME_NOREPLACE) {
                 Ok(()) => Ok(()),
-                Err(Errno::EEXIST) => give_up(Left::Conflict(Conflict::Made)),
+                Err(Errno::EEXIST) => give_up(Conflict::Made.into()),
                 Err(cause) => give_up(failed("put in place")(cause)),
             };
         };
         match renameat2(parent, aside.name(), parent, name, RenameFlags::RENAME_EXCHANGE) {
             Ok(()) => {}
-            Err(Errno::ENOENT) => return give_up(Left::Conflict(Conflict::Removed)),
+            Err(Errno::ENOENT) => return give_up(Conflict::Removed.into()),
             // A file system that cannot exchange: what was seen a moment ago is replaced.
             Err(Errno::EINVAL | Errno::ENOSYS) => {
                 return match renameat(parent, aside.name(), parent, name) {
@@ -190,7 +190,7 @@ impl Placing<'_> {
         if displaced.is_some_and(|displaced| !Stamp::of(&displaced).is_still(&old)) {
             renameat2(parent, aside.name(), parent, name, RenameFlags::RENAME_EXCHANGE)
                 .map_err(failed("put back"))?;
-            return give_up(Left::Conflict(Conflict::Changed));
+            return give_up(Conflict::Changed.into());
         }
         unlinkat(parent, aside.name(), UnlinkatFlags::NoRemoveDir).map_err(failed("remove"))
     }
@@ -281,7 +281,7 @@ fn set_mode(parent: BorrowedFd<'_>, name: &OsStr, there: Option<&FileStat>, mode
     let file = openat(parent, name, flags, Mode::empty()).map_err(failed)?;
     let now = fstat(&file).map_err(failed)?;
     if there.is_none_or(|there| there.st_ino != now.st_ino) || Node::of(&now) == Node::Symlink {
-        return Err(Left::Conflict(Conflict::Changed));
+        return Err(Conflict::Changed.into());
     }
     let keep = if Node::of(&now) == Node::Directory { now.st_mode & 0o7000 | 0o700 } else { 0 };
     let link = format!("/proc/self/fd/{}", file.as_raw_fd());

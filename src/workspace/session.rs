@@ -15,7 +15,7 @@ use super::changes::{self, Changes};
 use super::error::ReviewError;
 use super::journal::{Journal, Time};
 use super::tree::{Tree, Unreadable};
-use super::{apply, pending, upper};
+use super::{apply, base, pending, upper};
 use crate::caller::Caller;
 use crate::layer::mounts::Source;
 use crate::layer::overlay;
@@ -274,8 +274,11 @@ impl Session {
             apply::drop_idle(self)?;
         }
         let mut journal = self.journal()?;
-        changes::survey(&self.upper()?, &self.host()?, &mut journal, since)?;
+        let (upper, host) = (self.upper()?, self.host()?);
+        changes::survey(&upper, &host, &mut journal, since)?;
+        base::keep(self, &upper, &host, &mut journal);
         self.save(&journal)?;
+        base::tidy(self, &journal)?;
         match unlinkat(&self.fd, RUNNING, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
             Err(cause) => Err(self.failed("remove", RUNNING, cause)),
@@ -396,6 +399,7 @@ impl Session {
         self.lock("discard")?;
         let failed = |cause| self.failed("remove", LAYERS, cause);
         upper::move_to_trash(self.fd.as_fd(), LAYERS.as_ref()).map_err(failed)?;
+        upper::move_to_trash(self.fd.as_fd(), base::BASE.as_ref()).map_err(failed)?;
         for name in [JOURNAL, RUNNING, ABOUT] {
             match unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir) {
                 Ok(()) | Err(Errno::ENOENT) => {}

@@ -144,7 +144,7 @@ impl Upper<'_> {
                 None => {
                     let Some(record) = known else { continue };
                     let before = Some(Stamp::of(&there));
-                    journal.note(&child, || Record { since: record.since, before });
+                    journal.note(&child, || Record::new(record.since, before));
                     whiteouts.push(child);
                 }
             }
@@ -188,7 +188,7 @@ impl Upper<'_> {
                 continue;
             }
             if let (Some(record), Ok(Some(there))) = (known, tree::status_in(host.as_fd(), child.name())) {
-                journal.note(&child, || Record { since: record.since, before: Some(Stamp::of(&there)) });
+                journal.note(&child, || Record::new(record.since, Some(Stamp::of(&there))));
             }
             whiteout(fresh.as_fd(), child.name())?;
         }

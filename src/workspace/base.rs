@@ -1,0 +1,142 @@
+//! Copies of the host's text files as the jail saw them: an overlay keeps none, and without what both sides
+//! started from their changes cannot be told apart.
+//!
+//! When a jail has ended, `base/SHA256` is written for each file that the upper layer has in place of a text file
+//! of the host's which is still the one that the jail saw; the journal's record names it. A jail's start costs
+//! nothing for it. A file that only its permission bits changed of has a base as well: it is in the upper layer,
+//! so a later change of the host's would have nothing to be told from.
+//!
+//! A copy is a convenience: where one cannot be made, or not be read, there is no merge and the conflict stays.
+
+use std::collections::HashSet;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::stat::{Mode, fstat, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use sha2::{Digest, Sha256};
+
+use super::error::ReviewError;
+use super::journal::{Journal, Record, Stamp, Time};
+use super::merge::Unmerged;
+use super::patch::is_text;
+use super::path::WorkPath;
+use super::session::Session;
+use super::tree::{Node, Tree};
+use crate::manifest::lock::Hex;
+use crate::rootfs::directory;
+
+pub(super) const BASE: &str = "base";
+/// No larger file is kept, or merged.
+pub(super) const LARGEST: u64 = 1 << 20;
+/// No more is kept for one workspace.
+const TOTAL: u64 = 128 << 20;
+/// What the smallest file counts as.
+const BLOCK: u64 = 4096;
+
+/// Whether a host's file is the one that the jail saw.
+pub(super) fn is_as_seen(now: &Stamp, before: &Stamp, since: Time) -> bool {
+    now == before && !now.changed.may_be_after(since)
+}
+
+/// Keeps what has no base yet and may have one.
+pub(super) fn keep(session: &Session, upper: &Tree, host: &Tree, journal: &mut Journal) {
+    let size = |record: &Record| record.before.map_or(0, |before| before.size.max(BLOCK));
+    let kept = journal.iter().filter(|(_, record)| record.base.is_some());
+    let mut room = TOTAL.saturating_sub(kept.map(|(_, record)| size(record)).sum());
+    let fresh: Vec<(WorkPath, Record)> = journal
+        .iter()
+        .filter(|(_, record)| record.base.is_none())
+        .filter(|(_, record)| record.before.is_some_and(|before| before.node == Node::File))
+        .filter(|(_, record)| size(record) <= LARGEST)
+        .map(|(path, record)| (path.clone(), *record))
+        .collect();
+    for (path, record) in fresh.into_iter().filter(|(path, _)| is_file(upper, path)) {
+        let Some(before) = record.before.filter(|_| size(&record) <= room) else { continue };
+        let Ok((text, now)) = text(host, &path) else { continue };
+        if !is_as_seen(&now, &before, record.since) {
+            continue;
+        }
+        let digest: [u8; 32] = Sha256::digest(&text).into();
+        if store(session, &digest, &text).is_err() {
+            // A disk that is full. What is written down without a base is right.
+            return;
+        }
+        room -= size(&record);
+        journal.put(&path, Record { base: Some(digest), ..record });
+    }
+}
+
+fn is_file(tree: &Tree, path: &WorkPath) -> bool {
+    tree.status(path).ok().flatten().is_some_and(|stat| Node::of(&stat) == Node::File)
+}
+
+/// Reads a text file, and how it is stamped; it was the same from the first byte to the last.
+pub(super) fn text(tree: &Tree, path: &WorkPath) -> Result<(Vec<u8>, Stamp), Unmerged> {
+    let failed = |cause| Unmerged::Unread(cause);
+    let parent =
+        tree.open_directory(&path.parent().ok_or(Unmerged::Unread(Errno::EISDIR))?).map_err(failed)?;
+    let file = tree.open_file(parent.as_fd(), path.name()).map_err(failed)?;
+    let before = Stamp::of(&fstat(&file).map_err(failed)?);
+    if before.size > LARGEST {
+        return Err(Unmerged::Large);
+    }
+    let mut bytes = Vec::new();
+    let length =
+        (&file).take(LARGEST + 1).read_to_end(&mut bytes).map_err(|error| failed(directory::errno(error)))?;
+    let after = Stamp::of(&fstat(&file).map_err(failed)?);
+    if before != after || length as u64 != after.size {
+        return Err(Unmerged::Moves);
+    }
+    if is_text(&bytes) { Ok((bytes, after)) } else { Err(Unmerged::Binary) }
+}
+
+fn store(session: &Session, digest: &[u8; 32], text: &[u8]) -> Result<(), Errno> {
+    let base = match mkdirat(session.fd(), BASE, Mode::S_IRWXU) {
+        Ok(()) | Err(Errno::EEXIST) => open(session)?,
+        Err(errno) => return Err(errno),
+    };
+    let name = Hex(digest).to_string();
+    directory::replace_file(base.as_fd(), name.as_ref(), Mode::S_IRUSR | Mode::S_IWUSR, text)
+}
+
+fn open(session: &Session) -> Result<OwnedFd, Errno> {
+    directory::open_to_read(session.fd(), BASE)
+}
+
+/// Reads a base; `None` for what is not there, or not what it was.
+pub(super) fn read(session: &Session, digest: &[u8; 32]) -> Option<Vec<u8>> {
+    let bytes = directory::read_file(open(session).ok()?.as_fd(), Hex(digest).to_string().as_str()).ok()?;
+    (Sha256::digest(&bytes)[..] == digest[..]).then_some(bytes)
+}
+
+/// Removes what no record names: bases of changes that are gone, and what a kill left half-written.
+///
+/// # Errors
+/// As unlinkat(2).
+pub(super) fn tidy(session: &Session, journal: &Journal) -> Result<(), ReviewError> {
+    let failed = |cause| session.failed("tidy", BASE, cause);
+    let base = match open(session) {
+        Err(Errno::ENOENT) => return Ok(()),
+        other => other.map_err(failed)?,
+    };
+    let named: HashSet<String> =
+        journal.iter().filter_map(|(_, record)| record.base).map(|digest| Hex(&digest).to_string()).collect();
+    for name in directory::names(base.as_fd()).map_err(failed)? {
+        if name.to_str().is_ok_and(|name| named.contains(name)) {
+            continue;
+        }
+        match unlinkat(&base, name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(cause) => return Err(failed(cause)),
+        }
+    }
+    if !named.is_empty() {
+        return Ok(());
+    }
+    match unlinkat(session.fd(), BASE, UnlinkatFlags::RemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(cause) => Err(failed(cause)),
+    }
+}
