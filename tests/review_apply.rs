@@ -20,9 +20,10 @@ fn read(jail: &Jail, name: &str) -> String {
     fs::read_to_string(jail.place.join("work").join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// The lines that say what was left, without the program's name.
+/// The lines that say what was left, without the program's name and the times of both sides.
 fn left(ran: &jail::Ran) -> Vec<&str> {
-    ran.stderr.lines().filter_map(|line| line.strip_prefix("jailmk: left ")).collect()
+    let lines = ran.stderr.lines().filter_map(|line| line.strip_prefix("jailmk: left "));
+    lines.map(|line| line.split(" (the jail's is of ").next().unwrap_or(line)).collect()
 }
 
 #[test]
@@ -153,18 +154,20 @@ fn a_host_file_that_changed_meanwhile_is_a_conflict_and_stays() {
     let before = snapshot(&jail.place.join("work"));
 
     let ran = apply(&jail, &[]).ended(1);
-    let changed = "conflict: the host's has changed since the jail began";
+    let since = "since the jail began";
+    let changed = format!("conflict: the jail changed it, and the host's has changed {since}");
+    let deleted = format!("conflict: the jail deleted it, and the host's has changed {since}");
     assert_eq!(
         left(&ran),
         [
             format!("during: {changed}"),
-            format!("gone: {changed}"),
+            format!("gone: {deleted}"),
             format!("later: {changed}"),
-            "made: conflict: the host has made one as well".to_owned(),
-            "removed: conflict: the host's was removed since the jail began".to_owned(),
+            "made: conflict: the jail added it, and the host has made one as well".to_owned(),
+            format!("removed: conflict: the jail changed it, and the host's was removed {since}"),
             format!("replaced: {changed}"),
-            format!("tree/b: {changed}"),
-            format!("tree/new: {changed}"),
+            format!("tree/b: {deleted}"),
+            format!("tree/new: {deleted}"),
         ],
         "{ran}"
     );

@@ -53,12 +53,15 @@ impl Clash {
 impl fmt::Display for Clash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(Sides { kind, node, times }) = &self.sides else { return self.conflict.fmt(f) };
-        match kind {
-            Kind::Added => f.write_str("the jail added it")?,
-            Kind::Changed => f.write_str("the jail changed it")?,
-            Kind::Mode => f.write_str("the jail changed its mode")?,
-            Kind::Type => write!(f, "the jail made it a {}", node.word())?,
-            Kind::Deleted => f.write_str("the jail deleted it")?,
+        match (kind, self.conflict) {
+            (Kind::Deleted, _) => f.write_str("the jail deleted it")?,
+            // The kind is by what the host has now: what the jail added is a change of what the host has made.
+            (Kind::Added, Conflict::Made | Conflict::Changed) | (_, Conflict::Made) => {
+                f.write_str("the jail added it")?;
+            }
+            (Kind::Added | Kind::Changed, _) => f.write_str("the jail changed it")?,
+            (Kind::Mode, _) => f.write_str("the jail changed its mode")?,
+            (Kind::Type, _) => write!(f, "the jail made it a {}", node.word())?,
         }
         write!(f, ", and {}", self.conflict)?;
         if let Some((jail, host)) = times.and_then(|(jail, host)| written(jail).zip(written(host))) {
