@@ -12,22 +12,8 @@ use libfuzzer_sys::fuzz_target;
 
 /// What an object may say; the input picks.
 const NAMES: [&str; 16] = [
-    "liba.so",
-    "libb.so",
-    "libc.so.6",
-    "libd.so",
-    "/o/liba.so",
-    "$ORIGIN/libb.so",
-    "/o",
-    "$ORIGIN",
-    "${ORIGIN}/../o:/lib:",
-    "/o/$PLATFORM:$LIB",
-    "",
-    ":",
-    "..",
-    "../../../../etc/passwd",
-    "/",
-    "\u{1b}x",
+    "liba.so", "libb.so", "libc.so.6", "libd.so", "/o/liba.so", "$ORIGIN/libb.so", "/o", "$ORIGIN",
+    "${ORIGIN}/../o:/lib:", "/o/$PLATFORM:$LIB", "", ":", "..", "../../../../etc/passwd", "/", "\u{1b}x",
 ];
 const TAGS: [u64; 10] = [1, 1, 14, 15, 29, 0x7fff_fffd, 0x7fff_ffff, 0x6fff_fefc, 0x6fff_fffb, 0x6fff_fffe];
 const INTERPRETERS: [&str; 3] = ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-musl-x86_64.so.1", ""];

@@ -40,20 +40,43 @@ pub(super) fn is_as_seen(now: &Stamp, before: &Stamp, since: Time) -> bool {
     now == before && !now.changed.may_be_after(since)
 }
 
+/// How much more may be kept.
+struct Room(u64);
+
+impl Room {
+    /// Beside what the records name.
+    fn beside(journal: &Journal) -> Room {
+        let kept = journal.iter().filter(|(_, record)| record.base.is_some());
+        let sizes = kept.filter_map(|(_, record)| record.before).map(|before| Room::cost(&before));
+        Room(TOTAL.saturating_sub(sizes.sum()))
+    }
+
+    fn cost(file: &Stamp) -> u64 {
+        file.size.max(BLOCK)
+    }
+
+    fn has(&self, file: &Stamp) -> bool {
+        file.size <= LARGEST && Room::cost(file) <= self.0
+    }
+
+    fn take(&mut self, file: &Stamp) {
+        self.0 -= Room::cost(file);
+    }
+}
+
 /// Keeps what has no base yet and may have one.
 pub(super) fn keep(session: &Session, upper: &Tree, host: &Tree, journal: &mut Journal) {
-    let size = |record: &Record| record.before.map_or(0, |before| before.size.max(BLOCK));
-    let kept = journal.iter().filter(|(_, record)| record.base.is_some());
-    let mut room = TOTAL.saturating_sub(kept.map(|(_, record)| size(record)).sum());
-    let fresh: Vec<(WorkPath, Record)> = journal
+    let mut room = Room::beside(journal);
+    let fresh: Vec<(WorkPath, Record, Stamp)> = journal
         .iter()
         .filter(|(_, record)| record.base.is_none())
-        .filter(|(_, record)| record.before.is_some_and(|before| before.node == Node::File))
-        .filter(|(_, record)| size(record) <= LARGEST)
-        .map(|(path, record)| (path.clone(), *record))
+        .filter_map(|(path, record)| Some((path.clone(), *record, record.before?)))
+        .filter(|(_, _, before)| before.node == Node::File)
         .collect();
-    for (path, record) in fresh.into_iter().filter(|(path, _)| is_file(upper, path)) {
-        let Some(before) = record.before.filter(|_| size(&record) <= room) else { continue };
+    for (path, record, before) in fresh {
+        if !room.has(&before) || !is_file(upper, &path) {
+            continue;
+        }
         let Ok((text, now)) = text(host, &path) else { continue };
         if !is_as_seen(&now, &before, record.since) {
             continue;
@@ -63,7 +86,7 @@ pub(super) fn keep(session: &Session, upper: &Tree, host: &Tree, journal: &mut J
             // A disk that is full. What is written down without a base is right.
             return;
         }
-        room -= size(&record);
+        room.take(&before);
         journal.put(&path, Record { base: Some(digest), ..record });
     }
 }
@@ -138,5 +161,37 @@ pub(super) fn tidy(session: &Session, journal: &Journal) -> Result<(), ReviewErr
     match unlinkat(session.fd(), BASE, UnlinkatFlags::RemoveDir) {
         Ok(()) | Err(Errno::ENOENT) => Ok(()),
         Err(cause) => Err(failed(cause)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(size: u64) -> Stamp {
+        let time = Time { seconds: 1, nanoseconds: 1 };
+        Stamp { node: Node::File, inode: 1, size, modified: time, changed: time, mode: 0o644 }
+    }
+
+    #[test]
+    fn no_more_is_kept_than_there_is_room_for_and_small_files_count_as_a_block() {
+        let mut journal = Journal::default();
+        let since = Time { seconds: 2, nanoseconds: 0 };
+        let mut note = |name: &str, size: u64, base: Option<[u8; 32]>| {
+            let path = WorkPath::new(name).unwrap();
+            journal.put(&path, Record { base, ..Record::new(since, Some(file(size))) });
+        };
+        note("one", 1, Some([1; 32]));
+        note("large", LARGEST, Some([2; 32]));
+        note("none", LARGEST, None);
+        let mut room = Room::beside(&journal);
+        assert_eq!(room.0, TOTAL - BLOCK - LARGEST);
+        assert!(!room.has(&file(LARGEST + 1)));
+        let mut count = 0;
+        while room.has(&file(0)) {
+            room.take(&file(0));
+            count += 1;
+        }
+        assert_eq!(count, (TOTAL - LARGEST) / BLOCK - 1);
     }
 }
