@@ -2,7 +2,7 @@
 //! midst of it can be made good.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
@@ -20,6 +20,8 @@ use super::tree;
 use crate::rootfs::staging;
 
 const PENDING: &str = "pending";
+/// Exchanges that somebody else who replaces the file can make void.
+const EXCHANGES: usize = 64;
 
 /// A name beside the place, that nothing else has.
 pub(super) struct Aside(String);
@@ -123,9 +125,10 @@ fn settle(
     }
     // The host changed the file in the moment of the exchange: it gets its own back.
     let there = tree::status_in(parent.as_fd(), name)?;
-    if there.is_some_and(|there| Some(there.st_ino) == new) {
-        renameat2(parent, aside, parent, name, RenameFlags::RENAME_EXCHANGE)?;
-        return unlinkat(parent, aside, UnlinkatFlags::NoRemoveDir);
+    if let Some(there) = there
+        && Some(there.st_ino) == new
+    {
+        return put_back(parent.as_fd(), aside, name, there.st_ino);
     }
     match renameat2(parent, aside, parent, name, RenameFlags::RENAME_NOREPLACE) {
         Err(Errno::EEXIST) => {
@@ -134,5 +137,55 @@ fn settle(
             renameat2(parent, aside, parent, OsStr::from_bytes(&kept), RenameFlags::RENAME_NOREPLACE)
         }
         other => other,
+    }
+}
+
+/// Gives `name` the host's file back that an exchange has put `aside` for the inode `new`, which goes. When the
+/// host replaces the file in the meantime, its newest one stays.
+pub(super) fn put_back(parent: BorrowedFd<'_>, aside: &OsStr, name: &OsStr, new: u64) -> Result<(), Errno> {
+    let inode = || tree::status_in(parent, aside)?.map(|stat| stat.st_ino).ok_or(Errno::ENOENT);
+    let mut older = new;
+    for _ in 0..EXCHANGES {
+        let newer = inode()?;
+        renameat2(parent, aside, parent, name, RenameFlags::RENAME_EXCHANGE)?;
+        if inode()? == older {
+            return unlinkat(parent, aside, UnlinkatFlags::NoRemoveDir);
+        }
+        // What came aside was put there after the file that has just gone back.
+        older = newer;
+    }
+    Err(Errno::EAGAIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    /// A directory with the host's file aside and another in its place; whether that one is ours.
+    fn put_back_when(ours: bool) -> (String, bool) {
+        let place = std::env::temp_dir().join(format!("jailmk-put-back-{}", staging::unique()));
+        fs::create_dir(&place).unwrap();
+        fs::write(place.join("aside"), "first").unwrap();
+        fs::write(place.join("name"), "second").unwrap();
+        let in_place = fs::metadata(place.join("name")).unwrap().ino();
+        let new = if ours { in_place } else { u64::MAX };
+        let directory = fs::File::open(&place).unwrap();
+        put_back(directory.as_fd(), OsStr::new("aside"), OsStr::new("name"), new).unwrap();
+        let end = (fs::read_to_string(place.join("name")).unwrap(), place.join("aside").exists());
+        fs::remove_dir_all(place).unwrap();
+        end
+    }
+
+    #[test]
+    fn the_host_gets_its_file_back() {
+        assert_eq!(put_back_when(true), ("first".to_owned(), false));
+    }
+
+    #[test]
+    fn a_file_that_the_host_has_put_there_since_stays() {
+        assert_eq!(put_back_when(false), ("second".to_owned(), false));
     }
 }

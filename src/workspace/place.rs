@@ -13,7 +13,7 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, geteuid, symlinkat, unlinkat}
 use super::apply::Left;
 use super::changes::{Change, Conflict, Kind, Never};
 use super::journal::Stamp;
-use super::pending::{Aside, Pending};
+use super::pending::{self, Aside, Pending};
 use super::session::Session;
 use super::tree::{self, Node, Tree};
 use crate::rootfs::directory;
@@ -188,9 +188,8 @@ impl Placing<'_> {
         }
         let displaced = tree::status_in(parent, aside.name()).map_err(failed("inspect"))?;
         if displaced.is_some_and(|displaced| !Stamp::of(&displaced).is_still(&old)) {
-            renameat2(parent, aside.name(), parent, name, RenameFlags::RENAME_EXCHANGE)
-                .map_err(failed("put back"))?;
-            return give_up(Conflict::Changed.into());
+            pending::put_back(parent, aside.name(), name, new).map_err(failed("put back"))?;
+            return Err(Conflict::Changed.into());
         }
         unlinkat(parent, aside.name(), UnlinkatFlags::NoRemoveDir).map_err(failed("remove"))
     }
