@@ -171,6 +171,12 @@ struct Apply {
     /// Merge text files that both sides changed, where no line was changed by both
     #[arg(long, conflicts_with_all = ["overwrite", "interactive"])]
     merge: bool,
+    /// Make a commit on a branch of the workspace's git repository, and leave its files as they are
+    #[arg(long, value_name = "MESSAGE", conflicts_with = "merge")]
+    commit: Option<String>,
+    /// The branch of the commit [default: jailmk/NAME, with the jail's name]
+    #[arg(long, value_name = "BRANCH", requires = "commit")]
+    branch: Option<String>,
     /// In the workspace; only what is at or below it
     #[arg(last = true, value_name = "PATH")]
     paths: Vec<OsString>,

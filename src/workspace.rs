@@ -11,6 +11,7 @@
 //!     layers/upper     what the jail wrote, as overlayfs keeps it
 //!     layers/work      overlayfs's own
 //!     trash            on its way out
+//!     scratch          the temporary directory of a commit that is being made
 //! ```
 //!
 //! Two trees are read here, and neither is trusted: `upper` was written by the jail, and the host's may hold
@@ -25,6 +26,7 @@ pub mod apply;
 mod base;
 pub mod changes;
 pub mod clash;
+pub mod commit;
 pub mod direct;
 pub mod error;
 pub mod journal;

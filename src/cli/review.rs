@@ -4,13 +4,14 @@ use std::ffi::OsString;
 
 use serde::Serialize;
 
-use super::{Apply, Diff, Discard, Outcome, Status, print, say, screen};
+use super::{Apply, Diff, Discard, Outcome, OutputError, Status, print, say, screen};
 use crate::caller::Caller;
 use crate::path::printable;
 use crate::rootfs::State;
 use crate::spec::Spec;
 use crate::workspace::apply::{self, Choice, Decision, Left};
 use crate::workspace::changes::{Change, Changes};
+use crate::workspace::commit::{self, Committed, Request, Silent};
 use crate::workspace::patch::{Count, Parts, Sides};
 use crate::workspace::policy::{Judgement, Policy};
 use crate::workspace::renames::Renames;
@@ -226,14 +227,22 @@ impl Apply {
             merge: self.merge,
         };
         let Some(mut session) = Session::find(&State::open()?, &spec, &Caller::current())? else {
-            print("nothing to apply\n")?;
+            self.say_nothing()?;
             return Ok(0);
         };
         let policy = Policy::new(&spec, &session);
-        let mut questions = Questions::default();
+        let mut questions = Questions { verb: self.verb(), rest: None };
         let mut ask = |change: &Change, sides: &Sides<'_>| questions.ask(change, sides);
         let ask: Option<apply::Ask<'_>> = if self.interactive { Some(&mut ask) } else { None };
-        let outcome = apply::apply(&mut session, &policy, &choice, ask)?;
+        let (outcome, made) = match self.request() {
+            None => (apply::apply(&mut session, &policy, &choice, ask)?, None),
+            Some(request) => {
+                let Committed { branch, id, outcome, silent } =
+                    commit::commit(&mut session, &policy, &choice, ask, &request)?;
+                say_silent(silent);
+                (outcome, id.map(|id| (branch, id)))
+            }
+        };
         for (kind, path, warning) in &outcome.applied {
             let word = if outcome.merged.contains(path) { "merged" } else { kind.word() };
             print(format_args!("{word:8} {path}\n"))?;
@@ -245,10 +254,32 @@ impl Apply {
             say(format_args!("left {path}: {left}"));
         }
         self.advise(&outcome);
-        if outcome.applied.is_empty() && outcome.left.is_empty() && !self.interactive {
-            print("nothing to apply\n")?;
+        if let Some((branch, id)) = made {
+            let branch = printable(branch.as_ref());
+            print(format_args!("commit {id} on {branch}\n"))?;
+            hint(&format!(
+                "look with `git diff HEAD...{branch}`, take it with `git merge {branch}`; the changes stay until \
+                 `jailmk apply` or `jailmk discard`"
+            ));
+        } else if self.commit.is_some() && outcome.applied.is_empty()
+            || outcome.applied.is_empty() && outcome.left.is_empty() && !self.interactive
+        {
+            self.say_nothing()?;
         }
         Ok(u8::from(!outcome.left.is_empty()))
+    }
+
+    fn verb(&self) -> &'static str {
+        if self.commit.is_some() { "commit" } else { "apply" }
+    }
+
+    fn say_nothing(&self) -> Result<(), OutputError> {
+        print(format_args!("nothing to {}\n", self.verb()))
+    }
+
+    fn request(&self) -> Option<Request> {
+        let branch = self.branch.clone();
+        self.commit.clone().map(|message| Request { message, branch })
     }
 
     fn advise(&self, outcome: &apply::Outcome) {
@@ -265,9 +296,23 @@ impl Apply {
     }
 }
 
+/// What a commit does not have, one line for each reason.
+fn say_silent(silent: Silent) {
+    let reasons = [
+        (silent.ignored, "that git ignores"),
+        (silent.in_git, "in a git directory"),
+        (silent.unrecorded, "without a difference to the branch"),
+    ];
+    for (count, reason) in reasons.into_iter().filter(|(count, _)| *count > 0) {
+        let changes = if count == 1 { "change" } else { "changes" };
+        say(format_args!("not committed: {count} {changes} {reason}"));
+    }
+}
+
 /// Asks about changes on standard error, and reads answers from standard input.
-#[derive(Default)]
 struct Questions {
+    /// What is done with a change.
+    verb: &'static str,
     /// The answer to all that is not asked any more.
     rest: Option<Decision>,
 }
@@ -283,7 +328,8 @@ impl Questions {
         let parts = sides.parts(change)?;
         let keys = if parts.is_some() { "y,n,s,a,q,?" } else { "y,n,a,q,?" };
         loop {
-            match (answer(&format!("apply {} {} [{keys}]", change.kind.word(), change.path))?, &parts) {
+            match (answer(&format!("{} {} {} [{keys}]", self.verb, change.kind.word(), change.path))?, &parts)
+            {
                 (Some('y'), _) => return Ok(Decision::Whole),
                 (Some('n'), _) => return Ok(Decision::Not),
                 (Some('a'), _) => return Ok(self.rest.insert(Decision::Whole).clone()),
@@ -301,7 +347,7 @@ impl Questions {
         'parts: for (index, taken) in taken.iter_mut().enumerate() {
             screen::show_here(&parts.text(index), screen::of_patch)?;
             loop {
-                match answer(&format!("apply part {} of {} [y,n,q,?]", index + 1, parts.count()))? {
+                match answer(&format!("{} part {} of {} [y,n,q,?]", self.verb, index + 1, parts.count()))? {
                     Some('y') => break *taken = true,
                     Some('n') => break,
                     Some('q') | None => {

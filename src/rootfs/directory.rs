@@ -45,7 +45,7 @@ pub(crate) fn names(directory: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
 }
 
 /// Removes `name` and all below it; what somebody else removes meanwhile is no error.
-pub(super) fn remove_tree(parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
+pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
     remove_tree_with(parent, name, &mut |parent, name| unlinkat(parent, name, UnlinkatFlags::NoRemoveDir))
 }
 

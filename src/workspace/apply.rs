@@ -15,6 +15,7 @@ use nix::unistd::syncfs;
 
 use super::changes::{Change, Changes, Conflict, Kind, Never};
 use super::clash::Clash;
+use super::commit::Unfit;
 use super::error::ReviewError;
 use super::journal::{Journal, Record, Stamp, Time};
 use super::merge::{self, Merged, Merging};
@@ -78,6 +79,9 @@ pub enum Left {
     /// The owner of the file could not be kept.
     #[error("it belongs to another user, which you cannot give a new file to")]
     Owner,
+    /// A commit has no room for it.
+    #[error("{0}")]
+    Unfit(Unfit),
     /// A system call failed.
     #[error("cannot {verb} it: {}", .cause.desc())]
     Failed {
@@ -108,7 +112,7 @@ impl Left {
     }
 
     /// Whether a directory that is not shown says no more by this than what is in it.
-    fn is_implied(&self) -> bool {
+    pub(super) fn is_implied(&self) -> bool {
         matches!(self, Left::Held(_) | Left::NotEmpty)
     }
 }
@@ -138,13 +142,7 @@ pub fn apply(
     let (upper, host) = (session.upper()?, session.host()?);
     let mut changes = session.changes()?;
     let judgements = policy.judge(&mut changes, &upper, &host);
-    let mut selected = select(&changes, &judgements, choice)?;
-    let mut parts = BTreeMap::new();
-    if let Some(ask) = ask {
-        let renames = Renames::default();
-        let sides = Sides { upper: &upper, host: &host, renames: &renames };
-        decide(&mut selected, &mut parts, choice, &sides, ask)?;
-    }
+    let (mut selected, parts) = choose(&changes, &judgements, choice, (&upper, &host), ask)?;
     drop_ways_to_nothing(&mut selected, choice);
     session.mark_unaccounted()?;
     let work = Work::new(session, &upper, &host, choice.overwrite);
@@ -244,6 +242,27 @@ pub(super) fn drop_idle(session: &Session) -> Result<(), ReviewError> {
     work.prune(idle.iter(), &mut journal)
 }
 
+/// Changes with what is said about them, and what becomes of those that come over in part.
+pub(super) type Chosen<'a> = (Vec<(&'a Change, &'a Judgement)>, BTreeMap<WorkPath, Vec<u8>>);
+
+/// The changes that were chosen, also by who is asked; of the trees, the jail's goes first.
+pub(super) fn choose<'a>(
+    changes: &'a Changes,
+    judgements: &'a [Judgement],
+    choice: &Choice,
+    (upper, host): (&Tree, &Tree),
+    ask: Option<Ask<'_>>,
+) -> Result<Chosen<'a>, ReviewError> {
+    let mut selected = select(changes, judgements, choice)?;
+    let mut parts = BTreeMap::new();
+    if let Some(ask) = ask {
+        let renames = Renames::default();
+        let sides = Sides { upper, host, renames: &renames };
+        decide(&mut selected, &mut parts, choice, &sides, ask)?;
+    }
+    Ok((selected, parts))
+}
+
 /// Asks about each change that can be taken over; a new directory comes along where something in it does.
 fn decide<'a>(
     selected: &mut Vec<(&'a Change, &'a Judgement)>,
@@ -307,7 +326,8 @@ fn drop_ways_to_nothing(selected: &mut Vec<(&Change, &Judgement)>, choice: &Choi
         .retain(|(change, _)| change.is_shown() || change.kind != Kind::Added || ways.contains(&change.path));
 }
 
-fn refusal(change: &Change, judgement: &Judgement, choice: &Choice) -> Option<Left> {
+/// Why a change is not taken over, whatever the host has.
+pub(super) fn refusal(change: &Change, judgement: &Judgement, choice: &Choice) -> Option<Left> {
     if let Some(never) = change.never {
         return Some(Left::Never(never));
     }

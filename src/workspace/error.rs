@@ -4,6 +4,7 @@ use std::io;
 
 use nix::errno::Errno;
 
+use super::commit::CommitError;
 use super::path::WorkPath;
 use crate::caller::LocateError;
 use crate::error::StageError;
@@ -101,6 +102,9 @@ pub enum ReviewError {
     /// The path of the workspace.
     #[error(transparent)]
     Locate(#[from] LocateError),
+    /// No commit can be made.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
 }
 
 /// One of the two trees.
@@ -143,6 +147,7 @@ impl StageError for ReviewError {
             ReviewError::Look { cause: Errno::EACCES, .. } => one("you may not read it"),
             ReviewError::Rootfs(error) => error.hints(),
             ReviewError::Locate(error) => error.hints(),
+            ReviewError::Commit(error) => error.hints(),
             _ => Vec::new(),
         }
     }

@@ -309,7 +309,7 @@ fn rename_whole(
 
 /// Does something as the owner of the workspace when root does it: what it makes is theirs from the
 /// beginning, so that no path is given away by name.
-fn as_owner<T>(owner: (u32, u32), act: impl FnOnce() -> T) -> T {
+pub(super) fn as_owner<T>(owner: (u32, u32), act: impl FnOnce() -> T) -> T {
     if !geteuid().is_root() || owner == (0, 0) {
         return act();
     }

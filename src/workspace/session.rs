@@ -33,8 +33,8 @@ const LAYERS: &str = "layers";
 /// Before the time in [`RUNNING`], when it was no jail.
 const APPLY: &str = "apply ";
 /// How often, and how long, is waited for what takes a moment only.
-const LOOKS: u32 = 250;
-const MOMENT: Duration = Duration::from_millis(20);
+pub(super) const LOOKS: u32 = 250;
+pub(super) const MOMENT: Duration = Duration::from_millis(20);
 const OWN: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 
 /// The changes to one workspace by one spec.
@@ -344,8 +344,12 @@ impl Session {
     /// # Errors
     /// Descriptors run out.
     pub fn host(&self) -> Result<Tree, ReviewError> {
-        let top = self.host.try_clone().map_err(|_| self.failed("open", "the workspace", Errno::EMFILE))?;
-        Ok(Tree::new(top, Unreadable::Refused))
+        Ok(Tree::new(self.host_directory()?, Unreadable::Refused))
+    }
+
+    /// Its top.
+    pub(super) fn host_directory(&self) -> Result<OwnedFd, ReviewError> {
+        self.host.try_clone().map_err(|_| self.failed("open", "the workspace", Errno::EMFILE))
     }
 
     /// How changed paths were before.
@@ -382,7 +386,7 @@ impl Session {
         }
     }
 
-    fn write(&self, name: &'static str, bytes: &[u8]) -> Result<(), ReviewError> {
+    pub(super) fn write(&self, name: &'static str, bytes: &[u8]) -> Result<(), ReviewError> {
         directory::replace_file(self.fd.as_fd(), name.as_ref(), OWN, bytes)
             .map_err(|cause| self.failed("write", name, cause))
     }
