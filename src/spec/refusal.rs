@@ -269,6 +269,7 @@ impl StageError for SpecError {
                     .chain([
                         format!("built in are {}", list(&built_in)),
                         "`jailmk init` writes a spec for this directory".into(),
+                        "a path or a command stands behind `--`".into(),
                     ])
                     .collect()
             }
