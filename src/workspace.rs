@@ -27,6 +27,7 @@ mod base;
 pub mod changes;
 pub mod clash;
 pub mod commit;
+mod content;
 pub mod direct;
 pub mod error;
 pub mod journal;

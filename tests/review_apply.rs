@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use jail::workspace::{apply, changes, need_overlay, reviewed, reviewed_with, snapshot};
+use jail::workspace::{REVIEW, apply, changes, need_overlay, reviewed, reviewed_with, snapshot};
 use jail::{Jail, need_ordinary_user, need_root};
 
 fn read(jail: &Jail, name: &str) -> String {
@@ -584,6 +584,34 @@ fn a_huge_file_comes_over_and_is_no_text() {
     assert_eq!(patch, "# added, more than 16 MiB: huge\n");
     apply(&jail, &[]).succeeded();
     assert_eq!(fs::metadata(jail.place.join("work/huge")).expect("look").len(), 400_000_003);
+}
+
+#[test]
+fn what_is_a_hole_stays_one() {
+    if !need_overlay() {
+        return;
+    }
+    let jail = Jail::tools(format!("[limits]\ndisk = \"16G\"\n{REVIEW}"));
+    let (size, middle) = (8 << 30, 4 << 30);
+    let there = jail.place.file("work/there", "host\n");
+    fs::OpenOptions::new().write(true).open(&there).and_then(|file| file.set_len(size)).expect("lengthen");
+    jail.sh(&format!(
+        "write() {{ printf $1 | dd of=$2 bs=1 seek=$3 conv=notrunc 2>/dev/null; }}
+         write x made {middle}; write y made {last}; write z there {last}",
+        last = size - 1
+    ))
+    .succeeded();
+    assert_eq!(changes(&jail), ["added    made", "changed  there"]);
+    apply(&jail, &[]).succeeded();
+    for (name, at, byte) in [("made", middle, b'x'), ("made", size - 1, b'y'), ("there", size - 1, b'z')] {
+        let file = fs::File::open(jail.place.join("work").join(name)).expect("open a file");
+        let mut read = [0; 3];
+        file.read_exact_at(&mut read[..2], at - 1).expect("read a file");
+        assert_eq!(read, [0, byte, 0], "{name}");
+        let metadata = file.metadata().expect("look at a file");
+        assert_eq!(metadata.len(), size, "{name}");
+        assert!(metadata.blocks() * 512 < 1 << 20, "{name} takes {} blocks", metadata.blocks());
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::stat::FileStat;
 
+use super::content;
 use super::error::{ReviewError, Side};
 use super::journal::{Journal, Record, Stamp, Time};
 use super::path::WorkPath;
@@ -449,7 +450,7 @@ impl Comparison<'_> {
             Node::File => {
                 let a = self.upper.open_file(upper, name).map_err(drop)?;
                 let b = self.host.open_file(host, name).map_err(drop)?;
-                tree::same_content(a, b).map(|same| !same).map_err(drop)
+                content::same(&a, &b).map(|same| !same).map_err(drop)
             }
             _ => Ok(jail.st_rdev != there.st_rdev),
         }

@@ -12,12 +12,13 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, geteuid, symlinkat, unlinkat}
 
 use super::apply::Left;
 use super::changes::{Change, Conflict, Kind, Never};
+use super::content;
 use super::journal::Stamp;
 use super::pending::{self, Aside, Pending};
 use super::session::Session;
 use super::tree::{self, Node, Tree};
 use crate::rootfs::directory;
-use crate::sys::{clone_file, xattr};
+use crate::sys::xattr;
 
 /// Writes to the host's tree.
 pub(super) struct Placing<'a> {
@@ -207,15 +208,13 @@ impl Placing<'_> {
         let failed = |verb| move |cause| Left::Failed { verb, cause };
         let above = change.path.parent().ok_or(Left::NoDirectory)?;
         let directory = self.upper.open_directory(&above).map_err(failed("read"))?;
-        let mut source =
-            self.upper.open_file(directory.as_fd(), change.path.name()).map_err(failed("read"))?;
+        let source = self.upper.open_file(directory.as_fd(), change.path.name()).map_err(failed("read"))?;
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mut copy =
             File::from(openat(parent, aside, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(failed("write"))?);
         let written = match part {
             Some(bytes) => copy.write_all(bytes),
-            None if clone_file::clone_file(&source, &copy).is_ok() => Ok(()),
-            None => std::io::copy(&mut source, &mut copy).map(drop),
+            None => content::copy(&source, &copy),
         };
         written.map_err(|error| failed("write")(directory::errno(error)))?;
         let regular = there.filter(|there| Node::of(there) == Node::File);

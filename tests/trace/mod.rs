@@ -1,6 +1,8 @@
 //! Follows a command and what it forks from system call to system call, by ptrace(2), and has one of the
 //! calls fail or one of the processes die there. The binary under test knows nothing of it.
 
+#![allow(dead_code, reason = "each test file uses its part of the vocabulary")]
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
