@@ -610,7 +610,8 @@ fn what_is_a_hole_stays_one() {
         assert_eq!(read, [0, byte, 0], "{name}");
         let metadata = file.metadata().expect("look at a file");
         assert_eq!(metadata.len(), size, "{name}");
-        assert!(metadata.blocks() * 512 < 1 << 20, "{name} takes {} blocks", metadata.blocks());
+        // The kernel itself copies a mebibyte at a time to the upper layer.
+        assert!(metadata.blocks() * 512 < 4 << 20, "{name} takes {} blocks", metadata.blocks());
     }
 }
 
