@@ -39,7 +39,18 @@ enum Standing {
     /// It is in a git directory; its top has so many names.
     Git(usize),
     /// It depends on the names. The last two on the way, folded, and what the directory is by what it holds.
-    Open { tail: Vec<String>, git: bool, python: bool },
+    Open { tail: Vec<String>, git: Repository, python: bool },
+}
+
+/// Whether git takes a directory for a repository by what it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Repository {
+    /// It does not.
+    Not,
+    /// It does already.
+    There,
+    /// It would with the changes. The configuration and hooks may have come over before, as any other file.
+    Made,
 }
 
 /// Looks at directories as the host's tree would be with the changes in it; at each once.
@@ -125,7 +136,12 @@ impl Policy {
         if let Some(group) = protected::group_through(&names).filter(|_| link) {
             return (Some(group.what.into()), None);
         }
-        if git && !(plain && protected::is_history(&[path.name()])) {
+        let free = match git {
+            Repository::Not => true,
+            Repository::There => plain && protected::is_history(&[path.name()]),
+            Repository::Made => false,
+        };
+        if !free {
             return (Some(protected::GIT.into()), None);
         }
         if python && is_bin(&names) {
@@ -186,8 +202,11 @@ impl Standings<'_> {
 
     /// From the directory above, which is known.
     fn look(&self, directory: &WorkPath) -> Standing {
-        let open =
-            |tail| Standing::Open { tail, git: self.is_git(directory), python: self.is_python(directory) };
+        let open = |tail| Standing::Open {
+            tail,
+            git: self.repository(directory),
+            python: self.is_python(directory),
+        };
         let Some(above) = directory.parent().and_then(|above| self.known.get(&above)) else {
             return open(Vec::new());
         };
@@ -203,27 +222,40 @@ impl Standings<'_> {
             return Standing::Held(group.what);
         }
         match (git, protected::is_git(directory.name())) {
-            (true, _) if protected::is_history(&[directory.name()]) => Standing::Git(depth - 1),
-            (true, _) => Standing::Held(protected::GIT),
-            (false, true) if directory.name() == OsStr::new(".git") => Standing::Git(depth),
-            (false, true) => Standing::Held(protected::GIT),
-            (false, false) if python && is_bin(&names) => Standing::Held(PYTHON),
-            (false, false) => open(names),
+            (Repository::There, _) if protected::is_history(&[directory.name()]) => Standing::Git(depth - 1),
+            (Repository::There | Repository::Made, _) => Standing::Held(protected::GIT),
+            (Repository::Not, true) if directory.name() == OsStr::new(".git") => Standing::Git(depth),
+            (Repository::Not, true) => Standing::Held(protected::GIT),
+            (Repository::Not, false) if python && is_bin(&names) => Standing::Held(PYTHON),
+            (Repository::Not, false) => open(names),
         }
     }
 
-    fn is_git(&self, directory: &WorkPath) -> bool {
-        self.has(directory, "objects") && self.has(directory, "refs") && self.has(directory, "HEAD")
+    /// As git's is_git_directory: objects and refs may be where `commondir` says.
+    fn repository(&self, directory: &WorkPath) -> Repository {
+        let is_one =
+            |has: &dyn Fn(&str) -> bool| has("HEAD") && (has("commondir") || has("objects") && has("refs"));
+        if is_one(&|name| self.host_has(directory, name)) {
+            Repository::There
+        } else if is_one(&|name| self.has(directory, name)) {
+            Repository::Made
+        } else {
+            Repository::Not
+        }
     }
 
     fn is_python(&self, directory: &WorkPath) -> bool {
         self.has(directory, "pyvenv.cfg")
     }
 
+    /// Whether the host's tree has this name, or would have it with the changes.
     fn has(&self, directory: &WorkPath, name: &str) -> bool {
-        let path = directory.child(name.as_ref());
-        let there = |tree: &Tree| tree.status(&path).ok().flatten();
-        there(self.upper).is_some_and(|stat| !tree::is_whiteout(&stat)) || there(self.host).is_some()
+        let jail = self.upper.status(&directory.child(name.as_ref())).ok().flatten();
+        jail.is_some_and(|stat| !tree::is_whiteout(&stat)) || self.host_has(directory, name)
+    }
+
+    fn host_has(&self, directory: &WorkPath, name: &str) -> bool {
+        self.host.status(&directory.child(name.as_ref())).ok().flatten().is_some()
     }
 }
 
