@@ -59,7 +59,7 @@ use crate::spec::Spec;
 use directory::{Descent, last_name};
 use ledger::Stamp;
 use seal::{Checked, Moved};
-use store::Store;
+use store::{Confirmed, Store};
 
 pub use build::{BuildOptions, Built, build, preview, unchanged};
 pub use copy::{CopyFault, SIZE_LIMIT, Source};
@@ -432,9 +432,15 @@ impl Rootfs {
             while let Some(Moved { path, found, .. }) = moved.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let confirmed = match lock.get(path).and_then(Locked::content) {
                     Some(content) => descent.parent_of(path).and_then(|parent| {
-                        Store::confirm(parent, last_name(path), found, &content, &mut buffer)
+                        let name = last_name(path);
+                        let read = Store::confirm(parent, name, found, &content, &mut buffer)?;
+                        if read != Confirmed::Moving {
+                            return Ok(read);
+                        }
+                        let _still = Store::still(self.generation.as_fd())?;
+                        Store::confirm(parent, name, found, &content, &mut buffer)
                     }),
-                    None => Ok(None),
+                    None => Ok(Confirmed::Wrong),
                 };
                 done.push((path.clone(), confirmed));
             }
@@ -444,13 +450,13 @@ impl Rootfs {
         let mut changed = Vec::new();
         for mut moved in moved {
             let what = match done.get(&moved.path) {
-                Some(Ok(Some(stamp))) => {
+                Some(Ok(Confirmed::Right(stamp))) => {
                     moved.changed = stamp.changed;
                     right.push(moved);
                     continue;
                 }
                 Some(Err(errno)) => Change::Unreadable(*errno),
-                Some(Ok(None)) | None => Change::Content,
+                Some(Ok(Confirmed::Wrong | Confirmed::Moving)) | None => Change::Content,
             };
             changed.push(Difference { path: moved.path, what });
         }

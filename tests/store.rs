@@ -5,12 +5,15 @@ mod jail;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::panic;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use jail::{Jail, Ran, binary, need, need_root, run};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -194,6 +197,35 @@ fn a_tree_removed_by_hand_costs_one_reading() {
     let lock = current(&one).parent().unwrap().join("lock");
     fs::write(&lock, "damaged\n").unwrap();
     assert_eq!(one.prints("echo whole"), "whole\n");
+}
+
+#[test]
+fn a_file_that_others_link_all_the_time_is_no_changed_file() {
+    let (one, two) = pair();
+    if !shares(&one, &two) {
+        return;
+    }
+    let file = one.tree().join(FILE);
+    let (store, more) = (one.state_path().join("store"), one.state_path().join("store/objects/.more"));
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // As builds do: with the lock, and one after another.
+            while !over.load(Ordering::Relaxed) {
+                let store = fs::File::open(&store).expect("the store");
+                let locked = Flock::lock(store, FlockArg::LockExclusive).expect("lock the store");
+                for _ in 0..100 {
+                    fs::hard_link(&file, &more).expect("link");
+                    fs::remove_file(&more).expect("unlink");
+                }
+                drop(locked);
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let ran = panic::catch_unwind(|| one.sh("echo in"));
+        over.store(true, Ordering::Relaxed);
+        assert_eq!(ran.expect("it was run").succeeded().stdout, "in\n");
+    });
 }
 
 #[test]

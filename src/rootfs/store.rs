@@ -22,7 +22,7 @@
 //! with the lock ([`Store::confirm`]). An object whose stamp is not in the ledger is treated the same: a
 //! damaged one is thrown away and never linked again.
 //!
-//! `enter` never waits for the lock: without it the answer is slower, not another.
+//! `enter` waits for the lock only where a file is linked again and again while it reads it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{CStr, OsStr};
@@ -69,6 +69,17 @@ pub(super) enum Presence {
     AsEntered,
     /// It, with this stamp when it was read.
     Read(Stamp),
+}
+
+/// What reading a file again gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Confirmed {
+    /// It has the content that it should have, and had this stamp when it was read.
+    Right(Stamp),
+    /// It has not.
+    Wrong,
+    /// Its time of change moved whenever it was read: other processes of jailmk link it, or somebody writes.
+    Moving,
 }
 
 /// What came of an attempt to share a file.
@@ -178,22 +189,30 @@ impl Store {
         }
         let content = Content { sha256: object.sha256, size: stat.st_size as u64 };
         match Store::confirm(self.objects.as_fd(), name.as_ref(), &stat, &content, buffer) {
-            Ok(read) => Ok(read.map_or(Presence::Absent, Presence::Read)),
+            Ok(Confirmed::Right(stamp)) => Ok(Presence::Read(stamp)),
+            Ok(Confirmed::Wrong | Confirmed::Moving) => Ok(Presence::Absent),
             // Removed since, by a gc or by a build that found it damaged.
             Err(Errno::ENOENT) => Ok(Presence::Absent),
             Err(errno) => Err(errno),
         }
     }
 
-    /// Reads the whole file `name` in `parent`, of which only the time of change may differ from `seen`; its
-    /// stamp if it has the content that it should have, and no rights that its mode does not show.
+    /// Waits until no other process changes the store of the state that the generation belongs to, and lets none
+    /// until the descriptor is closed.
+    pub(super) fn still(generation: BorrowedFd<'_>) -> Result<Flock<OwnedFd>, Errno> {
+        let store = directory::open_to_read(generation, c"../../../store")?;
+        Flock::lock(store, FlockArg::LockShared).map_err(|(_, errno)| errno)
+    }
+
+    /// Reads the whole file `name` in `parent`, of which only the time of change may differ from `seen`: whether
+    /// it has the content that it should have, and no rights that its mode does not show.
     pub(super) fn confirm(
         parent: BorrowedFd<'_>,
         name: &OsStr,
         seen: &FileStat,
         content: &Content,
         buffer: &mut Vec<u8>,
-    ) -> Result<Option<Stamp>, Errno> {
+    ) -> Result<Confirmed, Errno> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let mut file = File::from(openat(parent, name, flags, Mode::empty())?);
         let kept = |stat: &FileStat| {
@@ -205,19 +224,19 @@ impl Store {
         for _ in 0..READS {
             let before = fstat(&file)?;
             if !kept(&before) || before.st_size as u64 != content.size || gives_rights(file.as_fd())? {
-                return Ok(None);
+                return Ok(Confirmed::Wrong);
             }
             if digest(&file, content.size, buffer)? != content.sha256 {
-                return Ok(None);
+                return Ok(Confirmed::Wrong);
             }
             let after = fstat(&file)?;
             if kept(&after) && Stamp::of(&before) == Stamp::of(&after) {
-                return Ok(Some(Stamp::of(&after)));
+                return Ok(Confirmed::Right(Stamp::of(&after)));
             }
             // Another build has linked it meanwhile, or somebody writes.
             file.seek(SeekFrom::Start(0)).map_err(directory::errno)?;
         }
-        Ok(None)
+        Ok(Confirmed::Moving)
     }
 }
 
@@ -259,8 +278,11 @@ impl Locked<'_> {
             return Ok(true);
         }
         let content = Content { sha256: object.sha256, size: stat.st_size as u64 };
-        if fits && Store::confirm(objects, name.as_ref(), &stat, &content, &mut Vec::new())?.is_some() {
-            return Ok(true);
+        if fits {
+            let read = Store::confirm(objects, name.as_ref(), &stat, &content, &mut Vec::new())?;
+            if let Confirmed::Right(_) = read {
+                return Ok(true);
+            }
         }
         self.forget(object)?;
         Ok(false)
