@@ -409,6 +409,36 @@ mkdir -p bare/objects bare/refs; echo 'ref: refs/heads/x' >bare/HEAD; echo '[cor
 }
 
 #[test]
+fn what_a_protected_link_of_the_host_leads_to_is_protected() {
+    if !need_overlay() {
+        return;
+    }
+    let jail = reviewed();
+    jail.place.file("work/tools/ide/settings.json", "host\n");
+    jail.place.file("work/hooks/there", "host\n");
+    jail.place.file("work/other", "host\n");
+    let work = jail.place.join("work");
+    symlink("tools/ide", work.join(".vscode")).expect("make a link");
+    // An absolute one, and one that leads to nothing yet.
+    symlink(work.join("hooks"), work.join(".husky")).expect("make a link");
+    symlink("later/claude", work.join(".claude")).expect("make a link");
+    let script = "echo evil >.vscode/settings.json; echo evil >tools/ide/tasks.json; echo x >tools/free
+                  rm -r hooks; mkdir hooks; echo evil >hooks/pre-commit
+                  mkdir -p later/claude; echo evil >later/claude/settings.json; echo x >later/free; echo jail >other";
+    jail.sh(script).succeeded();
+    let ran = apply(&jail, &[]).ended(1);
+    assert_eq!(read(&jail, "tools/ide/settings.json"), "host\n", "{ran}");
+    assert_eq!(read(&jail, "hooks/there"), "host\n", "{ran}");
+    for name in ["tools/ide/tasks.json", "hooks/pre-commit", "later/claude/settings.json"] {
+        assert!(!work.join(name).exists(), "{name} came over: {ran}");
+        assert!(left(&ran).iter().any(|line| line.starts_with(&format!("{name}: held back: "))), "{ran}");
+    }
+    for (name, content) in [("tools/free", "x\n"), ("later/free", "x\n"), ("other", "jail\n")] {
+        assert_eq!(read(&jail, name), content, "{ran}");
+    }
+}
+
+#[test]
 fn a_python_environment_is_known_by_its_mark() {
     if !need_overlay() {
         return;
@@ -422,6 +452,23 @@ fn a_python_environment_is_known_by_its_mark() {
     let ran = apply(&jail, &[]).ended(1);
     assert_eq!(ran.stdout, "added    env/lib\nchanged  tool/bin/run\n", "{ran}");
     assert_eq!(read(&jail, "env/bin/python"), "host\n");
+}
+
+#[test]
+fn an_object_that_git_has_stored_does_not_become_another() {
+    if !need_overlay() {
+        return;
+    }
+    let jail = reviewed();
+    for name in ["HEAD", "refs/heads/main", "objects/ab/c", "objects/pack/p.pack", "objects/info/packs"] {
+        jail.place.file(format!("work/.git/{name}"), "host\n");
+    }
+    jail.sh("cd .git/objects; for f in ab/c pack/p.pack info/packs ab/new; do echo jail >$f; done")
+        .succeeded();
+    let ran = apply(&jail, &[]).ended(1);
+    let names = ["ab/c", "pack/p.pack", "info/packs", "ab/new"];
+    let found = names.map(|name| read(&jail, &format!(".git/objects/{name}")));
+    assert_eq!(found, ["host\n", "host\n", "jail\n", "jail\n"], "{ran}");
 }
 
 #[test]

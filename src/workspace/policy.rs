@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
@@ -29,6 +30,8 @@ pub struct Judgement {
 pub struct Policy {
     globs: GlobSet,
     own: Vec<WorkPath>,
+    /// Where protected names of the host lead that are links, with what they are.
+    behind: Vec<(WorkPath, &'static str)>,
 }
 
 /// What holds for everything directly in a directory.
@@ -84,7 +87,13 @@ impl Policy {
             }
             SourceOrigin::BuiltIn(_) => None,
         });
-        Policy { globs: globs.build().unwrap_or_else(|_| GlobSet::empty()), own: own.collect() }
+        Policy {
+            globs: globs.build().unwrap_or_else(|_| GlobSet::empty()),
+            own: own.collect(),
+            behind: protected::at_top()
+                .filter_map(|(name, what)| Some((behind(session, name)?, what)))
+                .collect(),
+        }
     }
 
     /// Judges each change, in their order; a link that leads out becomes one that is never applied.
@@ -117,12 +126,19 @@ impl Policy {
         if self.globs.is_match(path.relative()) {
             return (Some("protected by the spec".into()), None);
         }
+        let turns = matches!(change.kind, Kind::Deleted | Kind::Type) || change.node() == Node::Symlink;
+        let leads = |(place, _): &&(WorkPath, _)| path.is_within(place) || turns && place.is_within(path);
+        if let Some((_, what)) = self.behind.iter().find(leads) {
+            return (Some((*what).into()), None);
+        }
         let Some(parent) = path.parent() else { return (None, None) };
         let plain = matches!(change.node(), Node::File | Node::Directory);
         let (tail, git, python) = match standings.of(&parent) {
             Standing::Held(what) => return (Some(what.into()), None),
             Standing::Git(top) => {
-                let free = plain && is_history(path, top);
+                // What git has stored under its digest never becomes something else.
+                let forged = matches!(change.kind, Kind::Changed | Kind::Type) && is_object(path, top);
+                let free = plain && is_history(path, top) && !forged;
                 return ((!free).then(|| protected::GIT.into()), None);
             }
             Standing::Open { tail, git, python } => (tail, git, python),
@@ -158,6 +174,18 @@ impl Policy {
     }
 }
 
+/// Where a name at the top of the workspace leads, when it is or goes through a link of the host's: to another
+/// path in the workspace, or to one that is not there yet.
+fn behind(session: &Session, name: &str) -> Option<WorkPath> {
+    let place = session.workspace.as_path().join(name);
+    let led = match place.canonicalize() {
+        Ok(led) => led,
+        Err(_) => place.parent()?.join(place.read_link().ok()?),
+    };
+    let led = WorkPath::new(led.strip_prefix(session.workspace.as_path()).ok()?).ok()?;
+    (led.relative() != Path::new(name)).then_some(led)
+}
+
 const PYTHON: &str = "Python environment";
 
 fn is_bin(names: &[String]) -> bool {
@@ -168,6 +196,13 @@ fn is_bin(names: &[String]) -> bool {
 fn is_history(path: &WorkPath, top: usize) -> bool {
     let below: Vec<&OsStr> = path.names().skip(top).collect();
     protected::is_history(&below)
+}
+
+/// Whether it is what git has stored under a digest, loose or packed, and not what it knows about that.
+fn is_object(path: &WorkPath, top: usize) -> bool {
+    let mut below = path.names().skip(top);
+    let index = path.name().as_bytes().starts_with(b"multi-pack-index");
+    below.next() == Some(OsStr::new("objects")) && below.next() != Some(OsStr::new("info")) && !index
 }
 
 /// The names that a pattern is compared with: three at most.
