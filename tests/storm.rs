@@ -61,7 +61,7 @@ fn state(jail: &Jail) -> BTreeSet<PathBuf> {
 #[test]
 fn many_jails_run_at_once_and_each_is_alone() {
     let jail = named("crowd");
-    let count = many(200, 20);
+    let count = many(200, 8);
     // Each sees no process but its own.
     let script = "echo ready; read -r word; ls -d /proc/[0-9]* | wc -l";
     let running: Vec<Running> = (0..count).map(|_| jail.start(script)).collect();
