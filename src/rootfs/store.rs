@@ -106,10 +106,9 @@ impl Store {
         Ok(Store { path, directory, objects })
     }
 
-    /// The ledger of the state that the generation belongs to: STATE/rootfs/NAME/GENERATION.
+    /// The ledger of the state that the generation belongs to.
     pub(super) fn ledger_of_generation(generation: BorrowedFd<'_>) -> Result<Ledger, Errno> {
-        let store = directory::open(generation, c"../../../store")?;
-        directory::read_file(store.as_fd(), c"ledger").map(Ledger::parse)
+        directory::read_file(of_generation(generation)?.as_fd(), c"ledger").map(Ledger::parse)
     }
 
     /// The objects, as they are now for whoever does not hold the lock.
@@ -200,8 +199,7 @@ impl Store {
     /// Waits until no other process changes the store of the state that the generation belongs to, and lets none
     /// until the descriptor is closed.
     pub(super) fn still(generation: BorrowedFd<'_>) -> Result<Flock<OwnedFd>, Errno> {
-        let store = directory::open_to_read(generation, c"../../../store")?;
-        Flock::lock(store, FlockArg::LockShared).map_err(|(_, errno)| errno)
+        Flock::lock(of_generation(generation)?, FlockArg::LockShared).map_err(|(_, errno)| errno)
     }
 
     /// Reads the whole file `name` in `parent`, of which only the time of change may differ from `seen`: whether
@@ -278,11 +276,9 @@ impl Locked<'_> {
             return Ok(true);
         }
         let content = Content { sha256: object.sha256, size: stat.st_size as u64 };
-        if fits {
-            let read = Store::confirm(objects, name.as_ref(), &stat, &content, &mut Vec::new())?;
-            if let Confirmed::Right(_) = read {
-                return Ok(true);
-            }
+        let confirm = || Store::confirm(objects, name.as_ref(), &stat, &content, &mut Vec::new());
+        if fits && matches!(confirm()?, Confirmed::Right(_)) {
+            return Ok(true);
         }
         self.forget(object)?;
         Ok(false)
@@ -461,6 +457,11 @@ impl Locked<'_> {
             false => write("ledger", &self.ledger.changed(&self.changes)),
         }
     }
+}
+
+/// The store of the state that the generation belongs to: STATE/rootfs/NAME/GENERATION.
+fn of_generation(generation: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    directory::open_to_read(generation, c"../../../store")
 }
 
 /// Makes a symbolic link with a time.
