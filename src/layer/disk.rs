@@ -14,7 +14,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel}
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::signal::Signal;
 use nix::sys::stat::{FileStat, SFlag, fstatat};
@@ -95,42 +94,33 @@ impl Armed {
     fn taken(&self, stopped: &Receiver<()>) -> Option<u64> {
         let mut bytes = 0;
         let mut linked = HashSet::new();
-        let mut count = |stat: &FileStat| {
-            if stat.st_nlink == 1 || is_directory(stat) || linked.insert(stat.st_ino) {
-                bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
-            }
-        };
         let mut open: Vec<(OwnedFd, Vec<CString>)> = Vec::new();
         open.extend(self.changes.try_clone().ok().and_then(entered));
-        while let Some((at, names)) = open.last_mut() {
+        loop {
+            let depth = open.len();
+            let Some((at, names)) = open.last_mut() else { return Some(bytes) };
             if stopped.try_recv() == Err(TryRecvError::Disconnected) {
                 return None;
             }
-            let mut below = None;
-            while let Some(name) = names.pop() {
-                let Ok(stat) = fstatat(&*at, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) else { continue };
-                count(&stat);
-                if is_directory(&stat) {
-                    below = directory::open_to_read(at.as_fd(), name.as_c_str()).ok().and_then(entered);
-                    if below.is_some() {
-                        break;
-                    }
-                }
+            let Some(name) = names.pop() else {
+                open.pop();
+                continue;
+            };
+            let Ok(stat) = fstatat(&*at, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) else { continue };
+            if stat.st_nlink == 1 || is_directory(&stat) || linked.insert(stat.st_ino) {
+                bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
             }
-            let is_deepest = open.len() == DEPTH;
-            match below {
-                Some(below) if !is_deepest => open.push(below),
-                Some(_) => {}
-                None => drop(open.pop()),
+            if is_directory(&stat) && depth < DEPTH {
+                let below = directory::open_to_read(at.as_fd(), name.as_c_str()).ok().and_then(entered);
+                open.extend(below);
             }
         }
-        Some(bytes)
     }
 }
 
 fn entered(directory: OwnedFd) -> Option<(OwnedFd, Vec<CString>)> {
-    let names: Result<_, Errno> = directory::names(directory.as_fd());
-    names.ok().map(|names| (directory, names))
+    let names = directory::names(directory.as_fd()).ok()?;
+    Some((directory, names))
 }
 
 fn is_directory(stat: &FileStat) -> bool {
