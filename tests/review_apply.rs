@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use jail::chance::Chance;
 use jail::workspace::{REVIEW, apply, changes, need_overlay, reviewed, reviewed_with, snapshot};
 use jail::{Jail, need_ordinary_user, need_root};
 
@@ -707,7 +708,7 @@ fn an_apply_that_is_killed_loses_nothing_and_goes_on() {
     let script = "
 for i in $(seq 40); do echo new$i >change/$i; echo new$i >add/sub/$i 2>/dev/null || { mkdir -p add/sub; echo new$i >add/sub/$i; }; done
 rm -rf gone; rm -rf opaque; mkdir opaque; for i in $(seq 10 30); do echo new$i >opaque/$i; done; ln -s change/1 link; chmod 700 mode";
-    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    let mut chance = Chance::seeded(0x2545_f491_4f6c_dd1d);
     let mut done = 0;
     while done < kills {
         let _ = fs::remove_dir_all(&work);
@@ -724,14 +725,8 @@ rm -rf gone; rm -rf opaque; mkdir opaque; for i in $(seq 10 30); do echo new$i >
         jail.sh(script).succeeded();
         let expected = expected(&old);
         for _ in 0..8 {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            let mut running = jail::Running::start(jail.command("apply", &[]));
-            thread::sleep(Duration::from_micros(seed % 40_000));
-            running.signal(nix::sys::signal::Signal::SIGKILL);
-            running.say(b"");
-            drop(running);
+            jail::Running::start(jail.command("apply", &[]))
+                .killed_after(Duration::from_micros(chance.below(40_000)));
             done += 1;
             for (path, content) in snapshot(&work) {
                 let name = String::from_utf8_lossy(&path).into_owned();

@@ -13,6 +13,7 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use jail::chance::Chance;
 use jail::workspace::{Snapshot, apply, changes, need_overlay, reviewed, snapshot};
 use jail::{Jail, Place, Ran, need_root};
 
@@ -793,19 +794,13 @@ fn a_commit_that_is_killed_leaves_a_valid_repository_and_nothing_to_pile_up() {
     let (before, listed) = (untouched(&work), changes(&jail));
     let tip = || git(&work, &["rev-parse", "-q", "--verify", "jailmk/jail"]);
     let mut old = made(&apply(&jail, &["--commit", "m", "--", "f1"]).succeeded(), &work, "jailmk/jail");
-    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    let mut chance = Chance::seeded(0x2545_f491_4f6c_dd1d);
     for round in 0..kills {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
         let message = format!("round {round}");
         let path = format!("f{}", round + 2);
         let arguments = ["--commit", &message, "--", &path, "large"].map(OsStr::new);
-        let mut running = jail::Running::start(jail.command("apply", &arguments));
-        thread::sleep(Duration::from_micros(seed % 250_000));
-        running.signal(nix::sys::signal::Signal::SIGKILL);
-        running.say(b"");
-        drop(running);
+        jail::Running::start(jail.command("apply", &arguments))
+            .killed_after(Duration::from_micros(chance.below(250_000)));
         // One that moves the branch already does so.
         jail::until("git ends", || !jail::runs(&format!("jailmk: {message}")));
         let new = tip();

@@ -7,9 +7,9 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::Command;
-use std::thread;
 use std::time::{Duration, Instant};
 
+use jail::chance::Chance;
 use jail::workspace::{apply, changes, need_overlay, reviewed};
 use jail::{Jail, Place, Ran, need};
 use jailmk::workspace::threeway;
@@ -444,7 +444,7 @@ fn a_merge_that_is_killed_loses_nothing_and_goes_on() {
     let names: Vec<String> = (0..20).map(|n| format!("{n}")).collect();
     let host = ten(&[(1, "host"), (5, "host too")]);
     let both = ten(&[(1, "host"), (3, "jail"), (5, "host too"), (9, "jail")]);
-    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    let mut chance = Chance::seeded(0x2545_f491_4f6c_dd1d);
     for _ in 0..kills.div_ceil(8) {
         for name in &names {
             jail.place.file(format!("work/{name}"), ten(&[]));
@@ -452,14 +452,8 @@ fn a_merge_that_is_killed_loses_nothing_and_goes_on() {
         jail.sh("for f in *; do sed -i -e s/^3$/jail/ -e s/^9$/jail/ $f; done").succeeded();
         names.iter().for_each(|name| write(&jail, &[name], &host));
         for _ in 0..8 {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            let mut running = jail::Running::start(jail.command("apply", &["--merge".as_ref()]));
-            thread::sleep(Duration::from_micros(seed % 40_000));
-            running.signal(nix::sys::signal::Signal::SIGKILL);
-            running.say(b"");
-            drop(running);
+            jail::Running::start(jail.command("apply", &["--merge".as_ref()]))
+                .killed_after(Duration::from_micros(chance.below(40_000)));
             for name in &names {
                 let text = read(&jail, name);
                 assert!(text == host || text == both, "{name}: {text}");
@@ -472,28 +466,16 @@ fn a_merge_that_is_killed_loses_nothing_and_goes_on() {
     }
 }
 
-/// Numbers without a pattern, the same each time.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % end as u64).expect("small")
+/// Some lines gone, some others in the place of some; `fresh` makes a line.
+fn edited(lines: &[String], chance: &mut Chance, fresh: &mut dyn FnMut() -> String) -> Vec<String> {
+    let mut edited = lines.to_vec();
+    for _ in 0..=chance.below(2) {
+        let start = chance.index(edited.len() + 1);
+        let end = start + chance.index(3).min(edited.len() - start);
+        let new: Vec<String> = (0..chance.below(3)).map(|_| fresh()).collect();
+        edited.splice(start..end, new);
     }
-
-    /// Some lines gone, some others in the place of some; `fresh` makes a line.
-    fn edited(&mut self, lines: &[String], fresh: &mut dyn FnMut(&mut Random) -> String) -> Vec<String> {
-        let mut edited = lines.to_vec();
-        for _ in 0..=self.below(2) {
-            let start = self.below(edited.len() + 1);
-            let end = start + self.below(3).min(edited.len() - start);
-            let new: Vec<String> = (0..self.below(3)).map(|_| fresh(self)).collect();
-            edited.splice(start..end, new);
-        }
-        edited
-    }
+    edited
 }
 
 /// What `git merge-file` makes of three texts; `None` where it finds a conflict.
@@ -522,17 +504,17 @@ fn texts_become_one_as_git_makes_them_one() {
         return;
     }
     let place = Place::new();
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut chance = Chance::seeded(0x9e37_79b9_7f4a_7c15);
     let mut number = 0;
     let (mut clean, mut apart) = (0, 0);
     for round in 0..300 {
         // No two lines are the same, so there is one way only to find those that are shared.
-        let mut fresh = |_: &mut Random| {
+        let mut fresh = || {
             number += 1;
             format!("line {number}\n")
         };
-        let base: Vec<String> = (0..random.below(25)).map(|_| fresh(&mut random)).collect();
-        let sides = [random.edited(&base, &mut fresh), random.edited(&base, &mut fresh)];
+        let base: Vec<String> = (0..chance.below(25)).map(|_| fresh()).collect();
+        let sides = [(); 2].map(|()| edited(&base, &mut chance, &mut fresh));
         let [mut base, mut host, mut jail] = [base.concat(), sides[0].concat(), sides[1].concat()];
         match round % 8 {
             // With no end of the last line, in one or in all of them.

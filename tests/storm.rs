@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use jail::chance::Chance;
 use jail::{Jail, Running, child_of, kernel, mounted_below, run, runs, until};
 use nix::sys::signal::{Signal, kill};
 
@@ -73,24 +74,6 @@ fn many_jails_run_at_once_and_each_is_alone() {
         assert!(["ready\n3\n", "ready\n4\n"].contains(&ran.stdout.as_str()), "{ran}");
     }
     assert_eq!(groups(&format!("crowd-{}", std::process::id())), BTreeSet::new());
-}
-
-/// Numbers that look random and differ from run to run.
-struct Chance(u64);
-
-impl Chance {
-    fn new() -> Chance {
-        let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
-        Chance(now.expect("a time after 1970").as_nanos() as u64 | 1)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        // xorshift64
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod need;
 
 pub use need::*;
 
+pub mod chance;
 pub mod checks;
 pub mod probe;
 pub mod terminal;
@@ -454,6 +455,13 @@ impl Running {
         // Beside the reading, or both sides could wait for each other.
         let bytes = bytes.to_owned();
         thread::spawn(move || stdin.write_all(&bytes));
+    }
+
+    /// Kills it after a while, and waits for its end.
+    pub fn killed_after(mut self, pause: Duration) {
+        thread::sleep(pause);
+        self.signal(Signal::SIGKILL);
+        self.say(b"");
     }
 
     /// Waits until `done`, or until it has ended before.
