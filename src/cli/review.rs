@@ -261,8 +261,8 @@ impl Apply {
                 "look with `git diff HEAD...{branch}`, take it with `git merge {branch}`; the changes stay until \
                  `jailmk apply` or `jailmk discard`"
             ));
-        } else if self.commit.is_some() && outcome.applied.is_empty()
-            || outcome.applied.is_empty() && outcome.left.is_empty() && !self.interactive
+        } else if outcome.applied.is_empty()
+            && (self.commit.is_some() || outcome.left.is_empty() && !self.interactive)
         {
             self.say_nothing()?;
         }

@@ -111,9 +111,10 @@ impl Left {
         }
     }
 
-    /// Whether a directory that is not shown says no more by this than what is in it.
-    pub(super) fn is_implied(&self) -> bool {
-        matches!(self, Left::Held(_) | Left::NotEmpty)
+    /// Whether it is told of a change: a directory that is not shown says no more by some of these than what
+    /// is in it.
+    pub(super) fn is_told_of(&self, change: &Change) -> bool {
+        change.is_shown() || !matches!(self, Left::Held(_) | Left::NotEmpty)
     }
 }
 
@@ -176,7 +177,7 @@ pub fn apply(
                         outcome.applied.push((change.kind, change.path.clone(), judgement.warning));
                     }
                 }
-                Err(left) if change.is_shown() || !left.is_implied() => {
+                Err(left) if left.is_told_of(change) => {
                     let left = left.told(change, choice, &journal);
                     outcome.left.push((change.kind, change.path.clone(), left));
                 }

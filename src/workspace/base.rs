@@ -18,7 +18,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use sha2::{Digest, Sha256};
 
 use super::error::ReviewError;
-use super::journal::{Journal, Record, Stamp, Time};
+use super::journal::{Journal, Record, Stamp};
 use super::merge::Unmerged;
 use super::patch::is_text;
 use super::path::WorkPath;
@@ -34,11 +34,6 @@ pub(super) const LARGEST: u64 = 1 << 20;
 const TOTAL: u64 = 128 << 20;
 /// What the smallest file counts as.
 const BLOCK: u64 = 4096;
-
-/// Whether a host's file is the one that the jail saw.
-pub(super) fn is_as_seen(now: &Stamp, before: &Stamp, since: Time) -> bool {
-    now == before && !now.changed.may_be_after(since)
-}
 
 /// How much more may be kept.
 struct Room(u64);
@@ -78,7 +73,7 @@ pub(super) fn keep(session: &Session, upper: &Tree, host: &Tree, journal: &mut J
             continue;
         }
         let Ok((text, now)) = text(host, &path) else { continue };
-        if !is_as_seen(&now, &before, record.since) {
+        if !now.is_as_seen(&before, record.since) {
             continue;
         }
         let digest: [u8; 32] = Sha256::digest(&text).into();
@@ -98,9 +93,7 @@ fn is_file(tree: &Tree, path: &WorkPath) -> bool {
 /// Reads a text file, and how it is stamped; it was the same from the first byte to the last.
 pub(super) fn text(tree: &Tree, path: &WorkPath) -> Result<(Vec<u8>, Stamp), Unmerged> {
     let failed = |cause| Unmerged::Unread(cause);
-    let parent =
-        tree.open_directory(&path.parent().ok_or(Unmerged::Unread(Errno::EISDIR))?).map_err(failed)?;
-    let file = tree.open_file(parent.as_fd(), path.name()).map_err(failed)?;
+    let file = tree.open_file_at(path).map_err(failed)?;
     let before = Stamp::of(&fstat(&file).map_err(failed)?);
     if before.size > LARGEST {
         return Err(Unmerged::Large);
@@ -167,6 +160,7 @@ pub(super) fn tidy(session: &Session, journal: &Journal) -> Result<(), ReviewErr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workspace::journal::Time;
 
     fn file(size: u64) -> Stamp {
         let time = Time { seconds: 1, nanoseconds: 1 };

@@ -469,10 +469,7 @@ impl Comparison<'_> {
             (Some(before), Some(there)) if before.node == Node::Directory && there.node == before.node => {
                 None
             }
-            (Some(before), Some(there)) => {
-                let same = *before == there && !there.changed.may_be_after(*since);
-                (!same).then_some(Conflict::Changed)
-            }
+            (Some(before), Some(there)) => (!there.is_as_seen(before, *since)).then_some(Conflict::Changed),
         }
     }
 

@@ -111,7 +111,7 @@ pub fn commit(
         match apply::refusal(change, judgement, choice) {
             None => wanted.push((change, judgement)),
             Some(Left::Conflict(clash)) => sorting.leave(change, Left::Conflict(clash.of(change))),
-            Some(left) if change.is_shown() || !left.is_implied() => sorting.leave(change, left),
+            Some(left) if left.is_told_of(change) => sorting.leave(change, left),
             Some(_) => {}
         }
     }

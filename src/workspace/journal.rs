@@ -94,6 +94,11 @@ impl Stamp {
         }
     }
 
+    /// Whether a host's file is the one that a jail which began at `since` saw as `before`.
+    pub fn is_as_seen(&self, before: &Stamp, since: Time) -> bool {
+        self == before && !self.changed.may_be_after(since)
+    }
+
     /// The same file with the same content; a rename may have stamped it.
     pub fn is_still(&self, other: &Stamp) -> bool {
         let Stamp { node, inode, size, modified, mode, .. } = *other;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::base::{self, is_as_seen};
+use super::base;
 use super::changes::{Change, Conflict, Kind};
 use super::journal::{Journal, Record, Stamp};
 use super::patch::PATIENCE;
@@ -99,7 +99,7 @@ impl<'a> Merging<'a> {
         let base = match record.base.and_then(|digest| base::read(self.session, &digest)) {
             Some(base) => base,
             None if before.size > base::LARGEST => return Err(Unmerged::Large),
-            None if !is_as_seen(&before, &before, record.since) => return Err(Unmerged::Early),
+            None if !before.is_as_seen(&before, record.since) => return Err(Unmerged::Early),
             None => return Err(Unmerged::NoBase),
         };
         let bits = bits(before.mode & 0o777, now.mode & 0o777, jail.st_mode & 0o777)?;

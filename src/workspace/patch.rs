@@ -5,8 +5,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::OsStringExt;
 use std::time::{Duration, Instant};
 
 use nix::sys::stat::FileStat;
@@ -15,7 +14,7 @@ use similar::{Algorithm, DiffOp, DiffTag, capture_diff_slices_deadline, group_di
 use super::changes::{Change, Kind};
 use super::path::WorkPath;
 use super::renames::Renames;
-use super::tree::{self, Node, Tree};
+use super::tree::{Node, Tree};
 
 /// Larger files are named only.
 const LARGEST: u64 = 16 << 20;
@@ -140,17 +139,12 @@ impl Sides<'_> {
 
     fn side(&self, tree: &Tree, path: &WorkPath, stat: Option<&FileStat>) -> io::Result<Option<Side>> {
         let Some(stat) = stat else { return Ok(None) };
-        let Some(parent) = path.parent() else { return Ok(None) };
         let content = match Node::of(stat) {
-            Node::Symlink => {
-                let directory = tree.open_directory(&parent)?;
-                Content::Text(tree::target(directory.as_fd(), path.name())?.as_bytes().to_vec())
-            }
+            Node::Symlink => Content::Text(tree.link_target(path)?.into_vec()),
             Node::File if stat.st_size.unsigned_abs() > LARGEST => Content::Large,
             Node::File => {
-                let directory = tree.open_directory(&parent)?;
                 let mut bytes = Vec::new();
-                tree.open_file(directory.as_fd(), path.name())?.take(LARGEST).read_to_end(&mut bytes)?;
+                tree.open_file_at(path)?.take(LARGEST).read_to_end(&mut bytes)?;
                 if is_text(&bytes) { Content::Text(bytes) } else { Content::Binary }
             }
             _ => return Ok(None),
@@ -410,6 +404,7 @@ fn writeln_bytes(out: &mut dyn Write, parts: &[&[u8]]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
 
     use super::*;
 

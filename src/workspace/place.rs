@@ -206,9 +206,7 @@ impl Placing<'_> {
         aside: &OsStr,
     ) -> Result<u64, Left> {
         let failed = |verb| move |cause| Left::Failed { verb, cause };
-        let above = change.path.parent().ok_or(Left::NoDirectory)?;
-        let directory = self.upper.open_directory(&above).map_err(failed("read"))?;
-        let source = self.upper.open_file(directory.as_fd(), change.path.name()).map_err(failed("read"))?;
+        let source = self.upper.open_file_at(&change.path).map_err(failed("read"))?;
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mut copy =
             File::from(openat(parent, aside, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(failed("write"))?);
@@ -263,9 +261,7 @@ impl Placing<'_> {
 
     fn link(&self, parent: BorrowedFd<'_>, change: &Change, aside: &OsStr) -> Result<u64, Left> {
         let failed = |verb| move |cause| Left::Failed { verb, cause };
-        let above = change.path.parent().ok_or(Left::NoDirectory)?;
-        let directory = self.upper.open_directory(&above).map_err(failed("read"))?;
-        let target = tree::target(directory.as_fd(), change.path.name()).map_err(failed("read"))?;
+        let target = self.upper.link_target(&change.path).map_err(failed("read"))?;
         as_owner(self.session.owner, || symlinkat(target.as_os_str(), parent, aside))
             .map_err(failed("make"))?;
         let made = tree::status_in(parent, aside).map_err(failed("inspect"))?;

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
@@ -300,8 +299,7 @@ fn leads_out(change: &Change, upper: &Tree, host: &Tree) -> bool {
         return false;
     }
     let Some(parent) = change.path.parent() else { return true };
-    let Ok(directory) = upper.open_directory(&parent) else { return true };
-    let Ok(target) = tree::target(directory.as_fd(), change.path.name()) else { return true };
+    let Ok(target) = upper.link_target(&change.path) else { return true };
     climbs(&target, parent.names().count()) || escapes(host, &parent, &target)
 }
 

@@ -1,9 +1,7 @@
 //! Which added file is a deleted one under another name: the content is the same, byte for byte.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::File;
 use std::io::Read;
-use std::os::fd::AsFd;
 
 use sha2::{Digest, Sha256};
 
@@ -74,9 +72,7 @@ fn size(change: &Change) -> u64 {
 
 fn digest(tree: &Tree, change: &Change, left: &mut u64) -> Option<[u8; 32]> {
     *left = left.checked_sub(size(change))?;
-    let directory = tree.open_directory(&change.path.parent()?).ok()?;
-    let file: File = tree.open_file(directory.as_fd(), change.path.name()).ok()?;
-    let mut file = file.take(size(change));
+    let mut file = tree.open_file_at(&change.path).ok()?.take(size(change));
     let mut digest = Sha256::new();
     let mut buffer = vec![0; 1 << 16];
     loop {

@@ -1,6 +1,6 @@
 //! A tree that others can write, read by descriptor: nothing in it leads outside.
 
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -179,6 +179,26 @@ impl Tree {
             _ => Err(Errno::EINVAL),
         }
     }
+
+    /// The same by its path.
+    ///
+    /// # Errors
+    /// As [`Tree::open_directory`] and [`Tree::open_file`].
+    pub fn open_file_at(&self, path: &WorkPath) -> Result<File, Errno> {
+        self.open_file(self.open_parent(path)?.as_fd(), path.name())
+    }
+
+    /// Where the link at a path points to.
+    ///
+    /// # Errors
+    /// As [`Tree::open_directory`] and readlinkat(2).
+    pub fn link_target(&self, path: &WorkPath) -> Result<OsString, Errno> {
+        target(self.open_parent(path)?.as_fd(), path.name())
+    }
+
+    fn open_parent(&self, path: &WorkPath) -> Result<OwnedFd, Errno> {
+        self.open_directory(&path.parent().ok_or(Errno::EISDIR)?)
+    }
 }
 
 /// chmod(2) of a place that is open as O_PATH, and is no symlink.
@@ -218,7 +238,7 @@ pub fn os(name: &CStr) -> &OsStr {
 ///
 /// # Errors
 /// As readlinkat(2).
-pub fn target(directory: BorrowedFd<'_>, name: &OsStr) -> Result<std::ffi::OsString, Errno> {
+pub fn target(directory: BorrowedFd<'_>, name: &OsStr) -> Result<OsString, Errno> {
     readlinkat(directory, name)
 }
 

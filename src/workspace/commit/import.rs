@@ -129,7 +129,7 @@ impl Put<'_> {
             Content::Bytes(bytes) => data(stdin, bytes).map_err(pipe),
             Content::Jail(path) => {
                 let read = |cause| CommitError::Read { path: path.to_string(), cause };
-                let mut file = open(upper, path).map_err(read)?;
+                let mut file = upper.open_file_at(path).map_err(|cause| read(cause.into()))?;
                 let size = file.metadata().map_err(read)?.len();
                 writeln!(stdin, "data {size}").map_err(pipe)?;
                 copy(&mut file, size, stdin, read, pipe)?;
@@ -137,13 +137,6 @@ impl Put<'_> {
             }
         }
     }
-}
-
-/// Opens a file that the jail wrote.
-pub(super) fn open(upper: &Tree, path: &WorkPath) -> io::Result<File> {
-    let parent = path.parent().ok_or(Errno::EISDIR)?;
-    let directory = upper.open_directory(&parent)?;
-    Ok(upper.open_file(directory.as_fd(), path.name())?)
 }
 
 /// Copies as much as was promised, and tells the two sides' errors apart.

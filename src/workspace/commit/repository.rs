@@ -113,11 +113,15 @@ impl<'a> Repository<'a> {
         };
         let tree = match &parent {
             Some(parent) => {
-                tree(&git.tell("read the tree", &args(["ls-tree", "-r", "-z", "--full-tree", parent]))?)?
+                let verb = "read the tree";
+                // MODE TYPE ID
+                listed(verb, &git.tell(verb, &args(["ls-tree", "-r", "-z", "--full-tree", parent]))?, 2)?
             }
             None => BTreeMap::new(),
         };
-        let index = tree_of_index(&git.tell("read the index", &args(["ls-files", "-s", "-z"]))?)?;
+        let verb = "read the index";
+        // MODE ID STAGE
+        let index = listed(verb, &git.tell(verb, &args(["ls-files", "-s", "-z"]))?, 1)?;
         let format = format.to_owned();
         Ok(Repository { git, prefix, objects, format, settings, reference, old, parent, tree, index })
     }
@@ -278,28 +282,17 @@ fn is_true(value: &str) -> bool {
     !["false", "no", "off", "0", ""].iter().any(|no| value.eq_ignore_ascii_case(no))
 }
 
-/// `MODE TYPE ID TAB PATH NUL`.
-fn tree(said: &[u8]) -> Result<BTreeMap<Vec<u8>, Entry>, CommitError> {
-    let mut tree = BTreeMap::new();
-    for (fields, path) in entries(said) {
-        let [mode, _, id] = fields.as_slice() else {
-            return Err(CommitError::Answer { verb: "read the tree" });
-        };
-        tree.insert(path, Entry { mode: mode.clone(), id: id.clone() });
-    }
-    Ok(tree)
-}
-
-/// `MODE ID STAGE TAB PATH NUL`.
-fn tree_of_index(said: &[u8]) -> Result<HashMap<Vec<u8>, Entry>, CommitError> {
-    let mut index = HashMap::new();
-    for (fields, path) in entries(said) {
-        let [mode, id, _] = fields.as_slice() else {
-            return Err(CommitError::Answer { verb: "read the index" });
-        };
-        index.insert(path, Entry { mode: mode.clone(), id: id.clone() });
-    }
-    Ok(index)
+/// Entries of a tree or of the index by their paths: `FIELD FIELD FIELD TAB PATH NUL`, of which the first field is
+/// the mode and `id` the object's name.
+fn listed<M>(verb: &'static str, said: &[u8], id: usize) -> Result<M, CommitError>
+where
+    M: FromIterator<(Vec<u8>, Entry)>,
+{
+    let entry = |(fields, path): (Vec<String>, Vec<u8>)| match fields.as_slice() {
+        [mode, _, _] => Ok((path, Entry { mode: mode.clone(), id: fields[id].clone() })),
+        _ => Err(CommitError::Answer { verb }),
+    };
+    entries(said).map(entry).collect()
 }
 
 fn entries(said: &[u8]) -> impl Iterator<Item = (Vec<String>, Vec<u8>)> {

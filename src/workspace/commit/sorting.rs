@@ -4,13 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
 use std::ops::Bound;
-use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use nix::errno::Errno;
 
 use super::error::CommitError;
-use super::import::{self, Content, Delta, Put};
+use super::import::{Content, Delta, Put};
 use super::repository::{Attributes, Entry, Repository, line, text};
 use super::{Silent, Unfit};
 use crate::workspace::WorkPath;
@@ -207,10 +206,7 @@ impl<'a> Sorting<'a> {
 
     fn target(&self, path: &WorkPath) -> Result<Vec<u8>, CommitError> {
         let read = |cause: Errno| CommitError::Read { path: path.to_string(), cause: cause.into() };
-        let parent = path.parent().unwrap_or_else(WorkPath::top);
-        let directory = self.upper.open_directory(&parent).map_err(read)?;
-        let target = tree::target(directory.as_fd(), path.name()).map_err(read)?;
-        Ok(target.as_bytes().to_vec())
+        Ok(self.upper.link_target(path).map_err(read)?.into_vec())
     }
 
     /// What a file holds, as git would store it: its own conversions are made by itself.
@@ -229,7 +225,7 @@ impl<'a> Sorting<'a> {
         let mut look = Look::default();
         match &content {
             Content::Bytes(bytes) => look.at(bytes.as_slice()),
-            _ => look.at(import::open(self.upper, path).map_err(read)?),
+            _ => self.upper.open_file_at(path).map_err(io::Error::from).and_then(|file| look.at(file)),
         }
         .map_err(read)?;
         if !attributes.may_convert(automatic, look.crlf, look.nul) {
@@ -242,7 +238,7 @@ impl<'a> Sorting<'a> {
         let id = git.feed("convert a file", &arguments, &[], |stdin| match &content {
             Content::Bytes(bytes) => stdin.write_all(bytes).map_err(|cause| git.failed(cause)),
             _ => {
-                let mut file = import::open(self.upper, path).map_err(read)?;
+                let mut file = self.upper.open_file_at(path).map_err(|cause| read(cause.into()))?;
                 io::copy(&mut file, stdin).map(drop).map_err(|cause| git.failed(cause))
             }
         })?;
