@@ -29,7 +29,7 @@ static const struct { const char *name; long number; } calls[] = {
     CALL(open_by_handle_at), CALL(open_tree), CALL(perf_event_open), CALL(personality),
     CALL(pidfd_getfd), CALL(pidfd_open), CALL(pivot_root), CALL(process_vm_readv), CALL(ptrace),
     CALL(quotactl), CALL(reboot), CALL(request_key), CALL(setgid), CALL(setgroups), CALL(sethostname),
-    CALL(setns), CALL(settimeofday), CALL(setuid), CALL(socket), CALL(swapon), CALL(syslog),
+    CALL(setns), CALL(settimeofday), CALL(setuid), CALL(setxattr), CALL(socket), CALL(swapon), CALL(syslog),
     CALL(umount2), CALL(unshare), CALL(userfaultfd), CALL(vhangup),
 #ifdef __x86_64__
     CALL(iopl), CALL(ioperm), CALL(modify_ldt),
