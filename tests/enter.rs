@@ -78,6 +78,11 @@ fn no_further_namespace_is_allowed() {
 }
 
 #[test]
+fn half_of_the_callers_inotify_instances_stay_the_hosts() {
+    assert_eq!(Jail::small().prints("cat /proc/sys/user/max_inotify_instances"), "64\n");
+}
+
+#[test]
 fn the_host_name_is_the_jails_name() {
     assert_eq!(Jail::small().prints("cat /proc/sys/kernel/hostname"), "small\n");
     assert_eq!(Jail::tools("").prints("cat /proc/sys/kernel/hostname"), "jail\n");

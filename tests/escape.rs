@@ -101,6 +101,8 @@ fn other_processes_cannot_be_taken_over() {
             ("open @/proc/1/root 0x10000", "EACCES"),
             ("open @/proc/1/exe 0", "EACCES"),
             ("open @/proc/1/cwd 0x10000", "EACCES"),
+            // Covered by an empty file: jailmk's arguments name paths of the host.
+            ("open @/proc/1/cmdline 0 / 0 $0 %64 64", "0"),
             ("open @/proc/1/ns/mnt 0", "EACCES"),
         ],
     );
@@ -117,6 +119,77 @@ fn a_terminal_cannot_be_typed_into_whatever_the_high_bits_say() {
             ("ioctl 0 0x541c @x", "EPERM"),
             ("ioctl 0 0x20000541c @x", "EPERM"),
         ],
+    );
+}
+
+#[test]
+fn the_first_process_cannot_be_put_last_or_given_limits() {
+    // Its end is the jail's: it must come to die while a thousand others keep the processors busy.
+    expect(
+        &probe::jail(""),
+        &[
+            ("sched_setaffinity 1 8 =0100000000000000", "EPERM"),
+            ("sched_setaffinity 0x700000001 8 =0100000000000000", "EPERM"),
+            ("sched_setscheduler 1 5 =00000000", "EPERM"),
+            ("sched_setparam 1 =00000000", "EPERM"),
+            ("sched_setattr 1 =3000000005000000 0", "EPERM"),
+            ("setpriority 0 1 19", "EPERM"),
+            ("setpriority 0x700000000 0x700000001 19", "EPERM"),
+            ("setpriority 1 1 19", "EPERM"),
+            ("setpriority 1 0 19", "EPERM"),
+            ("setpriority 2 0 19", "EPERM"),
+            ("ioprio_set 1 1 0x6000", "EPERM"),
+            ("ioprio_set 2 0 0x6000", "EPERM"),
+            ("ioprio_set 3 0 0x6000", "EPERM"),
+            ("prlimit64 1 0 =00000000000000000000000000000000 0", "EPERM"),
+            ("prlimit64 0x700000001 0 =00000000000000000000000000000000 0", "EPERM"),
+            // Their own, programs may.
+            ("setpriority 0 0 19", "0"),
+            ("sched_setscheduler 0 5 =00000000", "0"),
+            ("ioprio_set 1 0 0x6000", "0"),
+            ("prlimit64 1 0 0 %16", "0"),
+            ("prlimit64 0 4 =00000000000000000000000000000000 0", "0"),
+        ],
+    );
+}
+
+#[test]
+fn no_lease_makes_the_host_wait_for_a_jail() {
+    let jail = probe::jail("[workspace]\nmode = \"read-only\"\npath = \"PLACE/work\"\n");
+    jail.place.file("work/file", "x");
+    expect(
+        &jail,
+        &[("open @file 0 / fcntl $0 1024 1", "EINVAL"), ("open @file 0 / fcntl $0 0x700000400 1", "EINVAL")],
+    );
+}
+
+#[test]
+fn a_jail_makes_no_snapshot_and_no_whiteout() {
+    let snapshot = |number: &str| (format!("open @. 0 / ioctl $0 {number} %4096"), "EPERM");
+    let numbers =
+        ["0x50009401", "0x50009417", "0x5000940e", "0x50009418", "0x5000940f", "0x5000943f", "0x750009401"];
+    let jail = probe::jail("[workspace]\nmode = \"direct\"\npath = \"PLACE/work\"\n");
+    jail.place.file("work/file", "x");
+    let mut cases: Vec<(String, &str)> = numbers.map(snapshot).into();
+    cases.push(("renameat2 -100 @file -100 @moved 4".to_owned(), "EINVAL"));
+    let cases: Vec<(&str, &str)> = cases.iter().map(|(line, wanted)| (line.as_str(), *wanted)).collect();
+    expect(&jail, &cases);
+    assert!(jail.place.join("work/file").exists());
+}
+
+#[test]
+fn a_filter_of_the_jails_own_does_not_log() {
+    expect(
+        &probe::jail(""),
+        &[("seccomp 1 2 %16", "EINVAL"), ("seccomp 1 6 %16", "EINVAL"), ("seccomp 1 0 0", "EFAULT")],
+    );
+}
+
+#[test]
+fn no_connection_is_made_by_sending() {
+    expect(
+        &probe::jail("[network]\nmode = \"loopback\"\n"),
+        &[("socket 2 1 0 / sendto $0 @x 1 0x20000000 =02000009000000000000000000000000 16", "EOPNOTSUPP")],
     );
 }
 

@@ -115,7 +115,7 @@ fn apply(step: &Step, ground: &mut Ground<'_>) -> Result<(), Errno> {
             ground.proc = Some(proc);
             Ok(())
         }
-        Step::NoNamespaces => procfs::forbid_namespaces(held(&ground.limits)?.as_fd()),
+        Step::NoNamespaces => procfs::set_user_limits(held(&ground.limits)?.as_fd()),
         Step::Scratch(armed) => {
             ground.scratch = Some(armed.apply(held(&ground.root)?.as_fd())?);
             Ok(())

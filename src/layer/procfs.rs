@@ -14,6 +14,8 @@ use crate::sys::mount::{self, Attributes, Submounts};
 /// Entries that tell about the host's kernel or hardware, or act on it: hidden under an empty file or
 /// directory. The list is moby's with the kernel's own symbol, memory and driver tables added.
 const MASKED: &[&CStr] = &[
+    // The arguments of jailmk, with paths of the host.
+    c"1/cmdline",
     c"acpi",
     c"asound",
     c"cmdline",
@@ -45,16 +47,19 @@ const MASKED: &[&CStr] = &[
 /// Directories whose files change the kernel's behaviour: read-only.
 const READ_ONLY: &[&CStr] = &[c"bus", c"fs", c"irq", c"sys"];
 
-/// The limits of user_namespaces(7) and namespaces(7): with 0, no process of the jail can make one.
-const NAMESPACE_LIMITS: &[&CStr] = &[
-    c"max_user_namespaces",
-    c"max_mnt_namespaces",
-    c"max_pid_namespaces",
-    c"max_net_namespaces",
-    c"max_ipc_namespaces",
-    c"max_uts_namespaces",
-    c"max_cgroup_namespaces",
-    c"max_time_namespaces",
+/// The limits of the jail's user namespace (user_namespaces(7), namespaces(7)). With 0, no process of the
+/// jail can make one of these. Inotify instances are counted for the caller as well, who has 128 by default:
+/// the jail takes no more than half of them from programs of the host.
+const USER_LIMITS: &[(&CStr, &[u8])] = &[
+    (c"max_user_namespaces", b"0"),
+    (c"max_mnt_namespaces", b"0"),
+    (c"max_pid_namespaces", b"0"),
+    (c"max_net_namespaces", b"0"),
+    (c"max_ipc_namespaces", b"0"),
+    (c"max_uts_namespaces", b"0"),
+    (c"max_cgroup_namespaces", b"0"),
+    (c"max_time_namespaces", b"0"),
+    (c"max_inotify_instances", b"64"),
 ];
 
 const HARMLESS: Attributes = Attributes { read_only: true, nodev: true, noexec: true };
@@ -72,7 +77,7 @@ pub fn mount_on(root: BorrowedFd<'_>, place: &Place) -> Result<OwnedFd, Errno> {
     Ok(proc)
 }
 
-/// Opens the directory of the namespace limits, so that they can be set when /proc/sys is read-only.
+/// Opens the directory of the user namespace's limits, so that they can be set when /proc/sys is read-only.
 ///
 /// # Errors
 /// As open(2).
@@ -81,16 +86,16 @@ pub fn open_limits(proc: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     openat(proc, c"sys/user", flags, Mode::empty())
 }
 
-/// Forbids nested namespaces for good: raising the limits again needs a capability that is dropped.
-/// A kind of namespace that this kernel lacks needs no limit.
+/// Sets the limits of the user namespace for good: raising them again needs a capability that is dropped.
+/// What this kernel lacks needs no limit.
 ///
 /// # Errors
 /// As open(2) and write(2).
-pub fn forbid_namespaces(limits: BorrowedFd<'_>) -> Result<(), Errno> {
-    for path in NAMESPACE_LIMITS {
+pub fn set_user_limits(limits: BorrowedFd<'_>) -> Result<(), Errno> {
+    for (path, most) in USER_LIMITS {
         match openat(limits, *path, OFlag::O_WRONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty()) {
             Ok(limit) => {
-                write(&limit, b"0")?;
+                write(&limit, most)?;
             }
             Err(Errno::ENOENT) => {}
             Err(error) => return Err(error),

@@ -16,15 +16,15 @@ pub(super) const EVERYWHERE: &[Group] = &[
     // Reading and writing what is already open.
     allow(&[
         SYS_read, SYS_write, SYS_readv, SYS_writev, SYS_pread64, SYS_pwrite64, SYS_preadv, SYS_pwritev,
-        SYS_preadv2, SYS_pwritev2, SYS_lseek, SYS_close, SYS_close_range, SYS_dup, SYS_dup3, SYS_fcntl,
-        SYS_flock, SYS_ftruncate, SYS_fallocate, SYS_fsync, SYS_fdatasync, number::SYNC_FILE_RANGE,
+        SYS_preadv2, SYS_pwritev2, SYS_lseek, SYS_close, SYS_close_range, SYS_dup, SYS_dup3, SYS_flock,
+        SYS_ftruncate, SYS_fallocate, SYS_fsync, SYS_fdatasync, number::SYNC_FILE_RANGE,
         SYS_fadvise64, SYS_readahead, SYS_sendfile, SYS_splice, SYS_tee, SYS_copy_file_range, SYS_pipe2,
     ]),
     // Names: mounts and Landlock decide which exist and what may be done to them.
     allow(&[
         SYS_faccessat, SYS_faccessat2, SYS_newfstatat, SYS_fstat, SYS_statx, SYS_statfs, SYS_fstatfs,
         SYS_readlinkat, SYS_getdents64, SYS_getcwd, SYS_chdir, SYS_fchdir, SYS_mkdirat, SYS_unlinkat,
-        number::RENAMEAT, SYS_renameat2, SYS_linkat, SYS_symlinkat, SYS_truncate, SYS_utimensat, SYS_fchown,
+        number::RENAMEAT, SYS_linkat, SYS_symlinkat, SYS_truncate, SYS_utimensat, SYS_fchown,
         SYS_fchownat, SYS_umask, SYS_sync, SYS_syncfs,
     ]),
     // Extended attributes: without capabilities only those of the `user.` space can be set.
@@ -81,13 +81,13 @@ pub(super) const EVERYWHERE: &[Group] = &[
         SYS_setuid, SYS_setgid, SYS_setreuid, SYS_setregid, SYS_setresuid, SYS_setresgid, SYS_setgroups,
         SYS_setfsuid, SYS_setfsgid, SYS_capget, SYS_capset,
     ]),
-    // Scheduling and limits: raising them needs capabilities, and the cgroup bounds the sum.
+    // Scheduling and limits: raising them needs capabilities, and the cgroup bounds the sum. Those that
+    // change them read whose they change.
     allow(&[
-        SYS_sched_yield, SYS_sched_getaffinity, SYS_sched_setaffinity, SYS_sched_getparam,
-        SYS_sched_setparam, SYS_sched_getscheduler, SYS_sched_setscheduler, SYS_sched_getattr,
-        SYS_sched_setattr, SYS_sched_get_priority_max, SYS_sched_get_priority_min,
-        SYS_sched_rr_get_interval, SYS_getpriority, SYS_setpriority, SYS_ioprio_get, SYS_ioprio_set,
-        number::GETRLIMIT, SYS_getrusage, SYS_getcpu,
+        SYS_sched_yield, SYS_sched_getaffinity, SYS_sched_getparam, SYS_sched_getscheduler,
+        SYS_sched_getattr, SYS_sched_get_priority_max, SYS_sched_get_priority_min,
+        SYS_sched_rr_get_interval, SYS_getpriority, SYS_ioprio_get, number::GETRLIMIT, SYS_getrusage,
+        SYS_getcpu,
     ]),
     // System V and POSIX inter-process communication, within the jail's own IPC namespace. `shmat` and
     // `mq_open` read their flags.
@@ -122,8 +122,9 @@ pub(super) const DEFAULT: &[Group] = &[
     allow(&[SYS_ptrace, SYS_process_vm_readv, SYS_process_vm_writev]),
     // Just-in-time compilers write code and run it.
     allow(&[SYS_mmap, SYS_mprotect, SYS_pkey_mprotect, SYS_shmat, SYS_memfd_create, SYS_memfd_secret]),
-    // Sandboxes within the jail can only take away more: browsers, bazel, package builders.
-    allow(&[SYS_seccomp, SYS_landlock_create_ruleset, SYS_landlock_add_rule, SYS_landlock_restrict_self]),
+    // Sandboxes within the jail can only take away more: browsers, bazel, package builders. (`seccomp`
+    // reads its flags.)
+    allow(&[SYS_landlock_create_ruleset, SYS_landlock_add_rule, SYS_landlock_restrict_self]),
     // Pages moved into a pipe: some build tools and tests.
     allow(&[SYS_vmsplice]),
 ];

@@ -28,9 +28,32 @@ const SET_ID_BITS: u64 = (S_ISUID | S_ISGID) as u64;
 /// The four low bits of a socket's type; the rest are flags (SOCK_TYPE_MASK in linux/net.h).
 const SOCKET_TYPE: u64 = 0xf;
 
+const REFUSED_IN_MESSAGES: u64 = (MSG_OOB | MSG_FASTOPEN) as u64;
+
 /// Requests that reach past a terminal's own use.
 #[allow(clippy::unnecessary_cast, reason = "an ioctl request is an int with musl")]
 const TERMINAL_TAKEOVERS: &[u64] = &[TIOCSTI as u64, TIOCLINUX as u64, TIOCCONS as u64, TIOCSETD as u64];
+
+/// New subvolumes and snapshots of btrfs, and their removal (linux/btrfs.h): BTRFS_IOC_SNAP_CREATE, SUBVOL_CREATE,
+/// SNAP_DESTROY and the second version of each.
+const SUBVOLUMES: &[u64] = &[0x5000_9401, 0x5000_9417, 0x5000_940e, 0x5000_9418, 0x5000_940f, 0x5000_943f];
+
+/// The jail's first process, whose death ends the jail: it must get a processor when it is told to die.
+const FIRST_PROCESS: &[u64] = &[1];
+
+/// A process by its id, in `setpriority` and in `ioprio_set` (linux/ioprio.h).
+const BY_PROCESS: u64 = PRIO_PROCESS as u64;
+const IOPRIO_BY_PROCESS: u64 = 1;
+
+/// linux/seccomp.h: the operation and the flag of a filter whose refusals are logged.
+const SET_MODE_FILTER: u64 = 1;
+const FILTER_FLAG_LOG: u64 = 2;
+
+/// `prlimit64` with a new limit.
+const SETS_A_LIMIT: Condition<'static> = Condition::bits_are_not(2, u64::MAX, &[0]);
+
+/// RENAME_WHITEOUT (linux/fs.h).
+const WHITEOUT: u64 = 4;
 
 /// No error: the call returns 0 and does nothing.
 const DONE: i32 = 0;
@@ -112,30 +135,60 @@ pub(super) const EVERYWHERE: &[Group] = &[
         )]),
     },
     // Urgent data: only telnet, rlogin and ftp have ever needed them, and their code in Unix sockets
-    // has given root (CVE-2025-38236). The error is that of a socket which does not have them.
+    // has given root (CVE-2025-38236). Data with the first packet: this connects, and Landlock has no rule
+    // for it. The error is that of a socket which does not have them.
     Group {
         calls: &[SYS_sendto, SYS_recvfrom, SYS_sendmmsg, SYS_recvmmsg],
-        rule: Rule::allow_unless(&[refuse(EOPNOTSUPP, &[Condition::any_bit(3, MSG_OOB as u64)])]),
+        rule: Rule::allow_unless(&[refuse(EOPNOTSUPP, &[Condition::any_bit(3, REFUSED_IN_MESSAGES)])]),
     },
     Group {
         calls: &[SYS_sendmsg, SYS_recvmsg],
-        rule: Rule::allow_unless(&[refuse(EOPNOTSUPP, &[Condition::any_bit(2, MSG_OOB as u64)])]),
+        rule: Rule::allow_unless(&[refuse(EOPNOTSUPP, &[Condition::any_bit(2, REFUSED_IN_MESSAGES)])]),
     },
     // Typing into a terminal on its reader's behalf, pasting into a console, taking over the console's
-    // output, line disciplines (each a driver). The rest is up to /dev and Landlock.
+    // output, line disciplines (each a driver). A snapshot has what covers hide of the original. The rest
+    // is up to /dev and Landlock.
     Group {
         calls: &[SYS_ioctl],
-        rule: Rule::allow_unless(&[refuse(EPERM, &[Condition::is(1, TERMINAL_TAKEOVERS)])]),
+        rule: Rule::allow_unless(&[
+            refuse(EPERM, &[Condition::is(1, TERMINAL_TAKEOVERS)]),
+            refuse(EPERM, &[Condition::is(1, SUBVOLUMES)]),
+        ]),
+    },
+    // A lease on a file that may only be read makes whoever writes to it on the host wait.
+    Group {
+        calls: &[SYS_fcntl],
+        rule: Rule::allow_unless(&[refuse(EINVAL, &[Condition::is(1, &[F_SETLEASE as u64])])]),
+    },
+    // Put last by priority, scheduler or processor, the first process would not come to die while others keep
+    // the processors busy. By group and by user it is reached, too.
+    Group {
+        calls: &[SYS_sched_setaffinity, SYS_sched_setparam, SYS_sched_setscheduler, SYS_sched_setattr],
+        rule: Rule::allow_unless(&[refuse(EPERM, &[Condition::is(0, FIRST_PROCESS)])]),
+    },
+    Group {
+        calls: &[SYS_setpriority],
+        rule: Rule::allow_unless(&[
+            refuse(EPERM, &[Condition::is_not(0, &[BY_PROCESS])]),
+            refuse(EPERM, &[Condition::is(1, FIRST_PROCESS)]),
+        ]),
+    },
+    Group {
+        calls: &[SYS_ioprio_set],
+        rule: Rule::allow_unless(&[
+            refuse(EPERM, &[Condition::is_not(0, &[IOPRIO_BY_PROCESS])]),
+            refuse(EPERM, &[Condition::is(1, FIRST_PROCESS)]),
+        ]),
     },
     // The limit of core files stays: it is the one with which a crash starts no helper of the host, and with a
     // lower one it would. Programs lower it to write no core file, which holds already: they are told that it is
-    // done. A null pointer asks.
+    // done. A null pointer asks. The first process would die by a limit of processor time.
     Group {
         calls: &[SYS_prlimit64],
-        rule: Rule::allow_unless(&[refuse(
-            DONE,
-            &[Condition::is(1, &[RLIMIT_CORE as u64]), Condition::bits_are_not(2, u64::MAX, &[0])],
-        )]),
+        rule: Rule::allow_unless(&[
+            refuse(EPERM, &[Condition::is(0, FIRST_PROCESS), SETS_A_LIMIT]),
+            refuse(DONE, &[Condition::is(1, &[RLIMIT_CORE as u64]), SETS_A_LIMIT]),
+        ]),
     },
     Group {
         calls: &[number::SETRLIMIT],
@@ -164,7 +217,11 @@ pub(super) const EVERYWHERE: &[Group] = &[
         &[refuse(EPERM, &[Condition::any_bit(2, CREATING), Condition::any_bit(3, SET_ID_BITS)])],
         &[SYS_openat],
     ),
-    // Nor devices; an overlay's whiteout is one, too.
+    // Nor devices; an overlay's whiteout is one, too, which a rename can leave behind.
+    Group {
+        calls: &[SYS_renameat2],
+        rule: Rule::allow_unless(&[refuse(EINVAL, &[Condition::any_bit(4, WHITEOUT)])]),
+    },
     Group {
         calls: &[SYS_mknodat],
         rule: Rule::allow_unless(&[
@@ -208,6 +265,14 @@ pub(super) const DEFAULT: &[Group] = &[
             ],
             otherwise: Verdict::Errno(EPERM),
         },
+    },
+    // A filter that logs would let the jail fill the host's log.
+    Group {
+        calls: &[SYS_seccomp],
+        rule: Rule::allow_unless(&[refuse(
+            EINVAL,
+            &[Condition::is(0, &[SET_MODE_FILTER]), Condition::any_bit(1, FILTER_FLAG_LOG)],
+        )]),
     },
     // Rewriting the kernel's notes of where a process's parts lie.
     Group {
