@@ -173,6 +173,9 @@ fn postgres_is_jailed_with_its_data_on_the_host() {
     for _ in 0..2 {
         let mut running = jail.begin(&[]);
         running.until("postgres listens", || UnixStream::connect(socket.join(".s.PGSQL.5432")).is_ok());
+        // A second jail with the same data would write to it as well.
+        let second = jail.begin(&[]).end().ended(1);
+        assert!(second.stderr.contains("another jail uses the cluster"), "{second}");
         running.signal(Signal::SIGINT);
         let ran = running.end().succeeded();
         assert!(ran.stderr.contains("database system is shut down"), "{ran}");

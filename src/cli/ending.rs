@@ -271,7 +271,7 @@ pub(super) fn tell_limits(limits: &Policy, usage: Option<&Usage>) {
     if let Some(usage) = usage.filter(|usage| usage.oom_kills > 0) {
         let peak = usage.memory_peak.map(|peak| format!(", peak {}", Size(peak))).unwrap_or_default();
         match usage.oom {
-            0 => say(format_args!("killed: the host is out of memory{peak}")),
+            0 => say(format_args!("killed: the host, or a group above the jail's, is out of memory{peak}")),
             _ => say(format_args!("killed: memory {}{peak}", Size(limits.memory.value))),
         }
     }
