@@ -4,7 +4,9 @@
 //! open here too. The points are tenths, each row has a most, and the total is their sum, at most 10: one
 //! wide open door is not made good by nine that are shut.
 
+mod dangers;
 mod layers;
+mod located;
 mod mounts;
 mod needs;
 
