@@ -40,7 +40,12 @@ const CLOUDS: &Kind =
     &kind((40, 50), "keys to accounts", "keys to accounts, and programs that get them, run outside", OWN_KEY);
 const ACCOUNTS: &Kind = &kind((30, 30), "keys to accounts", "keys to accounts", OWN_KEY);
 const PASSWORDS: &Kind = &kind((40, 40), "passwords", "passwords", LEAVE_OUT);
-const BROWSERS: &Kind = &kind((40, 50), "cookies and passwords", "cookies and passwords", LEAVE_OUT);
+const BROWSERS: &Kind = &kind(
+    (40, 50),
+    "cookies and passwords",
+    "cookies, passwords, and programs that the browser runs",
+    LEAVE_OUT,
+);
 const AGENTS: &Kind = &kind(
     (30, 60),
     "an agent's keys to accounts",
