@@ -108,6 +108,22 @@ fn ctrl_z_stops_the_job_and_fg_goes_on() {
 }
 
 #[test]
+fn ctrl_z_is_without_effect_where_no_shell_could_continue_the_job() {
+    // jailmk's session has no job control, as below `ssh -t HOST jailmk`: the kernel stops nothing there.
+    let script = "trap 'echo continued' CONT; echo ready; while :; do sleep 0.1; done";
+    let terminal = Terminal::of(Jail::small(), script);
+    let mut seen = terminal.see("ready\r\n", 0);
+    for _ in 0..3 {
+        terminal.press(b"\x1a");
+        // Stopped by its own terminal, and continued at once.
+        seen = terminal.see("continued\r\n", seen);
+        jail::until("the relay goes on", || terminal.is_raw());
+    }
+    terminal.press(b"\x03");
+    assert_eq!(terminal.end().0, Some(130));
+}
+
+#[test]
 fn the_modes_are_restored_however_the_jail_ends() {
     let flags = |modes: Termios| (modes.input_flags, modes.output_flags, modes.local_flags);
     let found = flags(tcgetattr(openpty(None, None).expect("open a terminal").slave).expect("its modes"));

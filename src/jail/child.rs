@@ -266,11 +266,11 @@ fn reap_all(command: Pid, control: &Channel) {
             Err(_) | Ok(WaitStatus::StillAlive) => return,
             Ok(WaitStatus::Exited(pid, status)) if pid == command => Report::Exited(status),
             Ok(WaitStatus::Signaled(pid, signal, _)) if pid == command => Report::Killed(signal as i32),
-            Ok(WaitStatus::Stopped(pid, _)) if pid == command => Report::Stopped,
+            Ok(WaitStatus::Stopped(pid, signal)) if pid == command => Report::Stopped(signal as i32),
             Ok(_) => continue,
         };
         let _ = control.report(&report);
-        if !matches!(report, Report::Stopped) {
+        if !matches!(report, Report::Stopped(_)) {
             process::exit_now(0);
         }
     }

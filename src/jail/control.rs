@@ -26,8 +26,8 @@ pub enum Report {
     },
     /// The command cannot be executed.
     ExecFailed(Errno),
-    /// The command was stopped by a signal.
-    Stopped,
+    /// The command was stopped by this signal.
+    Stopped(i32),
     /// The time is over, and the command has been told.
     TimeOver,
     /// The command ended with this exit status.
@@ -74,7 +74,7 @@ impl Channel {
             Report::Terminal(master) => (b'T', 0, 0, Some(master.as_fd())),
             Report::Ready { cgroup_namespace } => (b'R', cgroup_namespace.cast_signed(), 0, None),
             Report::ExecFailed(errno) => (b'E', *errno as i32, 0, None),
-            Report::Stopped => (b'S', 0, 0, None),
+            Report::Stopped(signal) => (b'S', *signal, 0, None),
             Report::TimeOver => (b'O', 0, 0, None),
             Report::Exited(status) => (b'X', *status, 0, None),
             Report::Killed(signal) => (b'K', *signal, 0, None),
@@ -108,7 +108,7 @@ impl Channel {
             (b'T', Some(master)) => Some(Report::Terminal(master)),
             (b'R', _) => Some(Report::Ready { cgroup_namespace: a.cast_unsigned() }),
             (b'E', _) => Some(Report::ExecFailed(Errno::from_raw(a))),
-            (b'S', _) => Some(Report::Stopped),
+            (b'S', _) => Some(Report::Stopped(a)),
             (b'O', _) => Some(Report::TimeOver),
             (b'X', _) => Some(Report::Exited(a)),
             (b'K', _) => Some(Report::Killed(a)),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
@@ -255,7 +255,7 @@ impl<'a> Supervisor<'a> {
                         }
                     }
                     Ok(Some(Report::TimeOver)) => self.timed_out = true,
-                    Ok(Some(Report::Stopped)) => self.stop_with_command(),
+                    Ok(Some(Report::Stopped(signal))) => self.stop_with_command(signal),
                     Ok(Some(Report::Exited(status))) => end = Some(End::Exited(status)),
                     Ok(Some(Report::Killed(signal))) => end = Some(self.killed(signal)),
                     Ok(Some(Report::ExecFailed(cause))) => failure = Some(self.exec_failed(cause)),
@@ -372,19 +372,26 @@ impl<'a> Supervisor<'a> {
             .map_err(|cause| SpawnError::Prepare { what: ORDERS.into(), cause: cause.into() })
     }
 
-    /// The command was stopped: so is the supervisor, as any job of the caller's shell.
-    fn stop_with_command(&mut self) {
+    /// The command was stopped by this signal: so is the supervisor, as any job of the caller's shell.
+    fn stop_with_command(&mut self, signal: i32) {
         let Some(relay) = &self.relay else { return };
         relay.restore();
-        // The rest of a pipeline stops too, or the shell would go on waiting for it; the signal that
-        // this sends to ourselves is only taken off the queue.
+        // The rest of a pipeline stops too, or the shell would go on waiting for it. We stop by the same signal
+        // once it is let through, and not by SIGSTOP: where no shell could continue us (an orphaned process
+        // group, as below `ssh -t HOST jailmk` or `xterm -e`), the kernel drops it. Other signals stay queued.
+        let mut stop = SigSet::empty();
+        stop.add(Signal::SIGTSTP);
         let _ = nix::sys::signal::kill(Pid::from_raw(0), Signal::SIGTSTP);
-        while let Ok(Some(_)) = self.signals.fd.read_signal() {}
-        let _ = raise(Signal::SIGSTOP);
-        // Continued.
+        let _ = sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&stop), None);
+        // Continued, or never stopped.
+        let _ = sigprocmask(SigmaskHow::SIG_BLOCK, Some(&stop), None);
         let _ = relay.make_raw();
         relay.resize();
-        self.signal(Signal::SIGCONT);
+        // Where we were not stopped, the kernel would not have stopped the command outside: but for SIGSTOP,
+        // which nothing escapes. A SIGCONT that continued us is still queued, and is handed on.
+        if signal != Signal::SIGSTOP as i32 {
+            self.signal(Signal::SIGCONT);
+        }
     }
 
     fn enforce_deadline(&mut self) {
