@@ -93,6 +93,11 @@ impl SpecArgument {
         let trust = if self.trust_spec { Trust::Any } else { Trust::Owned };
         crate::spec::load(self.spec.as_deref(), trust)
     }
+
+    /// The file that is named, if it is by a path.
+    fn path(&self) -> Option<PathBuf> {
+        crate::spec::path_of(self.spec.as_deref())
+    }
 }
 
 #[derive(Debug, Args)]

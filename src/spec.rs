@@ -22,7 +22,7 @@ pub mod refusal;
 mod schema;
 pub mod value;
 
-pub use find::Trust;
+pub use find::{Trust, path_of};
 pub use init::init_text;
 pub use load::{load, parse};
 pub use refusal::{Refusal, SpecError};

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! STATE/review/SPEC-WORKSPACE/
-//!     about            which spec and which host directory this is
+//!     about            which spec and which host directory this is; `emptied` when all was dropped
 //!     lock             flocked by the jail that runs, or by who applies and discards
 //!     running          when a jail began whose changes are not in the journal yet
 //!     journal          how each changed path was on the host before, see journal.rs
@@ -40,6 +40,7 @@ pub mod policy;
 pub mod protected;
 pub mod renames;
 pub mod session;
+pub mod sessions;
 pub mod threeway;
 pub mod tree;
 pub mod upper;
@@ -47,4 +48,4 @@ pub mod upper;
 pub use changes::{Change, Changes, Kind};
 pub use error::ReviewError;
 pub use path::WorkPath;
-pub use session::{Session, Summary};
+pub use session::Session;

@@ -5,12 +5,15 @@ use serde::Serialize;
 use crate::cli::{Gc, Outcome, print};
 use crate::layer::cgroup::Size;
 use crate::rootfs::{Collected, Fate, Reach, Removal, State, gc};
+use crate::workspace::sessions;
 
 /// What `gc --json` prints.
 #[derive(Serialize)]
 struct Summary {
     #[serde(flatten)]
     collected: Collected,
+    /// Specs that are gone, whose place for changes is removed.
+    reviews: Vec<String>,
     dry_run: bool,
 }
 
@@ -19,11 +22,16 @@ impl Gc {
     pub(super) fn run(self) -> Outcome {
         let reach = if self.all { Reach::All } else { Reach::Orphans };
         let removal = if self.dry_run { Removal::Pretended } else { Removal::Real };
-        let collected = gc(&State::open()?, reach, removal)?;
+        let state = State::open()?;
+        let collected = gc(&state, reach, removal)?;
+        let reviews = sessions::collect(&state, removal)?;
         if self.json {
-            let summary = Summary { collected, dry_run: self.dry_run };
+            let summary = Summary { collected, reviews, dry_run: self.dry_run };
             print(format_args!("{:#}\n", serde_json::json!(summary)))?;
         } else {
+            for spec in reviews {
+                print(format_args!("remove the workspace of {spec}: it holds no changes\n"))?;
+            }
             print(Told { collected: &collected, pretended: self.dry_run })?;
         }
         Ok(0)

@@ -1,14 +1,15 @@
 //! `jailmk diff`, `apply`, `discard`, `status`: what a jail did to a reviewed workspace.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{Apply, Diff, Discard, Outcome, OutputError, Status, print, say, screen};
+use super::{Apply, Diff, Discard, Failure, Outcome, OutputError, SpecArgument, Status, print, say, screen};
 use crate::caller::Caller;
 use crate::path::printable;
 use crate::rootfs::State;
-use crate::spec::Spec;
+use crate::spec::{Spec, SpecError};
 use crate::workspace::apply::{self, Choice, Decision, Left};
 use crate::workspace::changes::{Change, Changes};
 use crate::workspace::commit::{self, Committed, Request, Silent};
@@ -16,7 +17,7 @@ use crate::workspace::patch::{Count, Parts, Sides};
 use crate::workspace::policy::{Judgement, Policy};
 use crate::workspace::renames::Renames;
 use crate::workspace::tree::{Node, Tree};
-use crate::workspace::{Kind, ReviewError, Session, WorkPath, session};
+use crate::workspace::{Kind, ReviewError, Session, WorkPath, sessions};
 
 /// One changed path, for programs.
 #[derive(Serialize)]
@@ -54,17 +55,15 @@ struct Review {
 }
 
 impl Review {
-    fn open(spec: &Spec) -> Result<Option<Review>, ReviewError> {
-        let Some(mut session) = Session::find(&State::open()?, spec, &Caller::current())? else {
-            return Ok(None);
-        };
+    fn open(whose: &Whose) -> Result<Option<Review>, ReviewError> {
+        let Some(mut session) = whose.session()? else { return Ok(None) };
         match session.lock_to("look at") {
             // A jail that runs is looked at as well.
             Ok(()) | Err(ReviewError::Busy { .. }) => {}
             Err(error) => return Err(error),
         }
         let mut changes = session.changes()?;
-        let policy = Policy::new(spec, &session);
+        let policy = Policy::new(whose.spec(), &session);
         let (upper, host) = (session.upper()?, session.host()?);
         let judgements = policy.judge(&mut changes, &upper, &host);
         Ok(Some(Review { changes, judgements, upper, host, _session: session }))
@@ -83,6 +82,43 @@ impl Review {
     }
 }
 
+/// Whose changes are meant: a spec's, or those that one which is gone has left.
+enum Whose {
+    Spec(Box<Spec>),
+    Gone(PathBuf),
+}
+
+impl Whose {
+    /// # Errors
+    /// As the spec's, which may be gone only where it has left changes.
+    fn of(argument: &SpecArgument) -> Result<Whose, Failure> {
+        let error = match argument.load() {
+            Ok(spec) => return Ok(Whose::Spec(Box::new(spec))),
+            Err(error) => error,
+        };
+        let gone = argument.path().filter(|_| matches!(error, SpecError::NotFound { .. })).map(Whose::Gone);
+        match gone {
+            Some(gone) if gone.session()?.is_some() => Ok(gone),
+            _ => Err(error.into()),
+        }
+    }
+
+    fn session(&self) -> Result<Option<Session>, ReviewError> {
+        let (state, caller) = (State::open()?, Caller::current());
+        match self {
+            Whose::Spec(spec) => Session::find(&state, spec, &caller),
+            Whose::Gone(path) => sessions::of_gone_spec(&state, path, &caller),
+        }
+    }
+
+    fn spec(&self) -> Option<&Spec> {
+        match self {
+            Whose::Spec(spec) => Some(spec),
+            Whose::Gone(_) => None,
+        }
+    }
+}
+
 fn work_paths(paths: &[OsString]) -> Result<Vec<WorkPath>, ReviewError> {
     let path = |path: &OsString| {
         WorkPath::new(path).map_err(|cause| ReviewError::Path { path: printable(path).to_string(), cause })
@@ -93,9 +129,12 @@ fn work_paths(paths: &[OsString]) -> Result<Vec<WorkPath>, ReviewError> {
 impl Diff {
     /// Prints what was changed.
     pub(super) fn run(self) -> Outcome {
-        let spec = self.spec.load()?;
+        let whose = Whose::of(&self.spec)?;
+        if whose.spec().is_none() {
+            say("the spec is gone: what it protected beside the built-in names is not known");
+        }
         let paths = work_paths(&self.paths)?;
-        let text = match Review::open(&spec)? {
+        let text = match Review::open(&whose)? {
             Some(review) => self.text(&review, &paths)?,
             None if self.json => b"[]\n".to_vec(),
             None => Vec::new(),
@@ -230,7 +269,7 @@ impl Apply {
             self.say_nothing()?;
             return Ok(0);
         };
-        let policy = Policy::new(&spec, &session);
+        let policy = Policy::new(Some(&spec), &session);
         let mut questions = Questions { verb: self.verb(), rest: None };
         let mut ask = |change: &Change, sides: &Sides<'_>| questions.ask(change, sides);
         let ask: Option<apply::Ask<'_>> = if self.interactive { Some(&mut ask) } else { None };
@@ -392,9 +431,9 @@ fn hint(text: &str) {
 impl Discard {
     /// Drops changes.
     pub(super) fn run(self) -> Outcome {
-        let spec = self.spec.load()?;
+        let whose = Whose::of(&self.spec)?;
         let paths = work_paths(&self.paths)?;
-        let Some(mut session) = Session::find(&State::open()?, &spec, &Caller::current())? else {
+        let Some(mut session) = whose.session()? else {
             print("nothing to discard\n")?;
             return Ok(0);
         };
@@ -413,7 +452,7 @@ impl Discard {
 impl Status {
     /// Lists the jails that hold changes.
     pub(super) fn run(self) -> Outcome {
-        let all = session::all(&State::open()?)?;
+        let all = sessions::all(&State::open()?)?;
         if self.json {
             let json: Vec<_> = all
                 .iter()
@@ -421,6 +460,7 @@ impl Status {
                     serde_json::json!({
                         "name": one.name,
                         "spec": one.spec,
+                        "spec_gone": one.spec_gone,
                         "workspace": one.workspace.to_string(),
                         "running": one.running,
                         "changes": one.changes,
@@ -437,7 +477,11 @@ impl Status {
                 None => "changes that cannot be read".to_owned(),
             };
             let running = if one.running { ", in use" } else { "" };
-            print(format_args!("{}: {changes} to {} by {}{running}\n", one.name, one.workspace, one.spec))?;
+            let gone = if one.spec_gone { ", which is gone" } else { "" };
+            print(format_args!(
+                "{}: {changes} to {} by {}{gone}{running}\n",
+                one.name, one.workspace, one.spec
+            ))?;
         }
         Ok(0)
     }

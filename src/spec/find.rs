@@ -110,6 +110,11 @@ pub(super) fn by_include(
     }
 }
 
+/// The file that the command line names, where it does so by a path; as it is written.
+pub fn path_of(argument: Option<&str>) -> Option<PathBuf> {
+    Some(argument.unwrap_or(DEFAULT)).filter(|name| is_path(name)).map(PathBuf::from)
+}
+
 fn is_path(name: &str) -> bool {
     name.contains('/') || name.ends_with(".toml")
 }

@@ -48,6 +48,14 @@ pub enum ReviewError {
         /// On the host.
         path: HostPath,
     },
+    /// A spec that is gone has left changes to more than one workspace.
+    #[error("cannot choose among the changes by `{spec}`: it has left some to {}", words(workspaces))]
+    Several {
+        /// As written.
+        spec: String,
+        /// On the host.
+        workspaces: Vec<HostPath>,
+    },
     /// Something in jailmk's own state cannot be used.
     #[error("cannot {verb} `{path}`")]
     State {
@@ -107,6 +115,10 @@ pub enum ReviewError {
     Commit(#[from] CommitError),
 }
 
+fn words(workspaces: &[HostPath]) -> String {
+    workspaces.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 /// One of the two trees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -141,6 +153,7 @@ impl StageError for ReviewError {
             ReviewError::Replaced { .. } => {
                 one("`jailmk discard` drops the changes; or put the directory back that was there")
             }
+            ReviewError::Several { .. } => one("call it in one of these directories"),
             ReviewError::Damaged { .. } => one("`jailmk discard` drops the changes, and the file with them"),
             ReviewError::Path { .. } => one("name it relative to the workspace"),
             ReviewError::Unchanged { .. } => one("`jailmk diff` lists what was changed"),

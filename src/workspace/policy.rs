@@ -63,10 +63,11 @@ struct Standings<'a> {
 }
 
 impl Policy {
-    /// From the spec of the session.
-    pub fn new(spec: &Spec, session: &Session) -> Policy {
+    /// From the spec of the session; when that is gone, what it protected beside the table is not known.
+    pub fn new(spec: Option<&Spec>, session: &Session) -> Policy {
         let mut globs = GlobSetBuilder::new();
-        let patterns = reviewed(spec).map(|workspace| workspace.protect.as_slice()).unwrap_or_default();
+        let patterns =
+            spec.and_then(reviewed).map(|workspace| workspace.protect.as_slice()).unwrap_or_default();
         for pattern in patterns {
             let pattern = pattern.value.trim_end_matches('/');
             for whole in [pattern.to_owned(), format!("{pattern}/**")] {
@@ -80,7 +81,7 @@ impl Policy {
                 }
             }
         }
-        let own = spec.sources.iter().filter_map(|source| match &source.origin {
+        let own = spec.into_iter().flat_map(|spec| &spec.sources).filter_map(|source| match &source.origin {
             SourceOrigin::File(path) => {
                 WorkPath::new(path.strip_prefix(session.workspace.as_path()).ok()?).ok()
             }

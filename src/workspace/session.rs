@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat};
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat, renameat};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat, mkdirat};
 use nix::unistd::{Gid, Pid, Uid, UnlinkatFlags, fchownat, geteuid, unlinkat};
 use sha2::{Digest, Sha256};
@@ -20,12 +20,14 @@ use crate::caller::Caller;
 use crate::layer::mounts::Source;
 use crate::layer::overlay;
 use crate::manifest::lock::Hex;
-use crate::path::{HostPath, printable};
+use crate::path::HostPath;
 use crate::rootfs::{State, directory, spec_directory};
 use crate::spec::{Spec, Workspace, WorkspaceMode};
 
-const REVIEW: &str = "review";
-const ABOUT: &str = "about";
+pub(super) const REVIEW: &str = "review";
+pub(super) const ABOUT: &str = "about";
+/// What [`ABOUT`] was, when all was dropped.
+pub(super) const EMPTIED: &str = "emptied";
 const LOCK: &str = "lock";
 const RUNNING: &str = "running";
 const JOURNAL: &str = "journal";
@@ -47,7 +49,8 @@ pub struct Session {
     pub owner: (u32, u32),
     path: HostPath,
     fd: OwnedFd,
-    host: OwnedFd,
+    /// The workspace, unless it is gone and so is the spec.
+    host: Option<OwnedFd>,
     held: Option<Flock<File>>,
 }
 
@@ -79,21 +82,6 @@ fn start_time(pid: i32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // Behind the name, which may hold anything.
     stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
-}
-
-/// What `status` tells of one session.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Summary {
-    /// The jail's name.
-    pub name: String,
-    /// Its spec: a path, or the name of a built-in one.
-    pub spec: String,
-    /// The workspace on the host.
-    pub workspace: HostPath,
-    /// Whether a jail runs.
-    pub running: bool,
-    /// Changed paths; `None` when they cannot be counted.
-    pub changes: Option<usize>,
 }
 
 /// The workspace of a spec, if it is reviewed.
@@ -155,7 +143,15 @@ impl Session {
     ) -> Result<Session, ReviewError> {
         let host = directory::open_to_read(nix::fcntl::AT_FDCWD, workspace.as_path())
             .map_err(|cause| ReviewError::State { verb: "open", path: workspace.clone(), cause })?;
-        Ok(Session { name, workspace, owner: source.owner, path, fd, host, held: None })
+        Ok(Session { name, workspace, owner: source.owner, path, fd, host: Some(host), held: None })
+    }
+
+    /// What is left of one, also when its workspace is not there any more.
+    pub(super) fn left(name: String, workspace: HostPath, path: HostPath, fd: OwnedFd) -> Session {
+        let source = Source::open(&workspace).ok();
+        let host = directory::open_to_read(nix::fcntl::AT_FDCWD, workspace.as_path()).ok();
+        let owner = source.map_or((0, 0), |source| source.owner);
+        Session { name, workspace, owner, path, fd, host, held: None }
     }
 
     /// Keeps others from changing anything; what an earlier process left half-done is finished.
@@ -213,14 +209,14 @@ impl Session {
 
     fn prepare_layers(&self, spec: &Spec) -> Result<(), Errno> {
         let workspace = self.workspace.as_path().as_os_str();
-        let inode = fstat(&self.host)?.st_ino.to_string();
+        let inode = fstat(self.host_fd()?)?.st_ino.to_string();
         let about =
             [self.name.as_bytes(), origin(spec).as_bytes(), workspace.as_bytes(), inode.as_bytes()].join(&0);
         if directory::read_file(self.fd.as_fd(), ABOUT).as_ref() != Ok(&about) {
             directory::replace_file(self.fd.as_fd(), ABOUT.as_ref(), OWN, &about)?;
         }
         let layers = make(self.fd.as_fd(), LAYERS)?;
-        let mode = Mode::from_bits_truncate(fstat(&self.host)?.st_mode & 0o777) | Mode::S_IRWXU;
+        let mode = Mode::from_bits_truncate(fstat(self.host_fd()?)?.st_mode & 0o777) | Mode::S_IRWXU;
         for (name, mode) in [(overlay::WORK, Mode::S_IRWXU), (overlay::UPPER, mode)] {
             match mkdirat(&layers, name, Mode::S_IRWXU) {
                 // The mode of the upper directory is what the jail sees at its top.
@@ -309,7 +305,8 @@ impl Session {
     /// The directory must be the one that the changes were made to.
     fn check_workspace(&self) -> Result<(), ReviewError> {
         let Some(about) = self.read(ABOUT)? else { return Ok(()) };
-        let now = fstat(&self.host).map_err(|cause| self.failed("inspect", ABOUT, cause))?.st_ino;
+        let now =
+            self.host_fd().and_then(fstat).map_err(|cause| self.failed("inspect", ABOUT, cause))?.st_ino;
         let then = about.rsplit(|byte| *byte == 0).next().unwrap_or_default();
         let unused = self.journal()?.is_empty() && self.read(RUNNING)?.is_none();
         match then == now.to_string().as_bytes() || unused {
@@ -349,7 +346,12 @@ impl Session {
 
     /// Its top.
     pub(super) fn host_directory(&self) -> Result<OwnedFd, ReviewError> {
-        self.host.try_clone().map_err(|_| self.failed("open", "the workspace", Errno::EMFILE))
+        let failed = |cause| ReviewError::State { verb: "open", path: self.workspace.clone(), cause };
+        self.host_fd().map_err(failed)?.try_clone_to_owned().map_err(|_| failed(Errno::EMFILE))
+    }
+
+    fn host_fd(&self) -> Result<BorrowedFd<'_>, Errno> {
+        self.host.as_ref().map(AsFd::as_fd).ok_or(Errno::ENOENT)
     }
 
     /// How changed paths were before.
@@ -401,54 +403,27 @@ impl Session {
     /// The state cannot be changed.
     pub fn discard_all(&mut self) -> Result<(), ReviewError> {
         self.lock("discard")?;
+        self.empty()
+    }
+
+    /// The same when it is locked.
+    pub(super) fn empty(&self) -> Result<(), ReviewError> {
         let failed = |cause| self.failed("remove", LAYERS, cause);
         upper::move_to_trash(self.fd.as_fd(), LAYERS.as_ref()).map_err(failed)?;
         upper::move_to_trash(self.fd.as_fd(), base::BASE.as_ref()).map_err(failed)?;
-        for name in [JOURNAL, RUNNING, ABOUT] {
+        for name in [JOURNAL, RUNNING] {
             match unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir) {
                 Ok(()) | Err(Errno::ENOENT) => {}
                 Err(cause) => return Err(self.failed("remove", name, cause)),
             }
         }
+        // Whose it was stays known: `gc` removes the directory when the spec is gone.
+        match renameat(&self.fd, ABOUT, &self.fd, EMPTIED) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(cause) => return Err(self.failed("remove", ABOUT, cause)),
+        }
         upper::empty_trash(self.fd.as_fd()).map_err(failed)
     }
-}
-
-/// Every session of this state that holds changes or is in use, by name of its directory.
-///
-/// # Errors
-/// The state cannot be read.
-pub fn all(state: &State) -> Result<Vec<Summary>, ReviewError> {
-    let path = state.path().join(REVIEW);
-    let failed = |cause| ReviewError::State { verb: "read", path: path.clone(), cause };
-    let review = match directory::open_to_read(state.fd(), REVIEW) {
-        Err(Errno::ENOENT) => return Ok(Vec::new()),
-        other => other.map_err(failed)?,
-    };
-    let mut names = directory::names(review.as_fd()).map_err(failed)?;
-    names.sort_unstable();
-    let mut all = Vec::new();
-    for name in names {
-        let Ok(fd) = directory::open_to_read(review.as_fd(), name.as_c_str()) else { continue };
-        let Ok(about) = directory::read_file(fd.as_fd(), ABOUT) else { continue };
-        let mut fields = about.split(|byte| *byte == 0).map(std::ffi::OsStr::from_bytes);
-        let (Some(jail), Some(spec), Some(workspace)) = (fields.next(), fields.next(), fields.next()) else {
-            continue;
-        };
-        let Some(workspace) = HostPath::absolute(workspace) else { continue };
-        let jail = printable(jail).to_string();
-        let session = Source::open(&workspace).ok().and_then(|source| {
-            Session::at(jail.clone(), workspace.clone(), &source, path.join(super::tree::os(&name)), fd).ok()
-        });
-        let running = session.as_ref().is_some_and(Session::is_busy);
-        let changes =
-            session.and_then(|session| session.changes().ok()).map(|changes| changes.shown().count());
-        if !running && changes == Some(0) {
-            continue;
-        }
-        all.push(Summary { name: jail, spec: printable(spec).to_string(), workspace, running, changes });
-    }
-    Ok(all)
 }
 
 fn locate(spec: &Spec, caller: &Caller) -> Result<(HostPath, Source), ReviewError> {
