@@ -360,6 +360,68 @@ fn the_spec_s_own_globs_protect_and_so_do_its_own_files() {
 }
 
 #[test]
+fn ci_configuration_is_held_back_where_a_repository_is_and_told_elsewhere() {
+    if !need_overlay() {
+        return;
+    }
+    let jail = reviewed();
+    jail.place.directory("work/host/.git");
+    // A submodule, or a working tree of its own.
+    jail.place.file("work/module/.git", "gitdir: ../host/.git/modules/module\n");
+    jail.place.file("work/jujutsu/.jj/repo/store/type", "git");
+    const NAMES: [&str; 4] =
+        [".travis.yml", ".github/workflows/deep/ci.yml", ".Travis.YML", ".forgejo/workflows/a.yml"];
+    let mut script =
+        String::from("mkdir -p made/.git/objects made/.git/refs; echo ref: refs/heads/x >made/.git/HEAD;");
+    let tops = ["", "host/", "module/", "jujutsu/", "made/"];
+    let others = ["node_modules/x/", "host/packages/a/", "made/sub/", "elsewhere/host/"];
+    for directory in tops.iter().chain(&others) {
+        for name in NAMES {
+            script.push_str(&format!("mkdir -p $(dirname {directory}{name}); echo x >{directory}{name};"));
+        }
+        // What services look for anywhere.
+        script.push_str(&format!(
+            "mkdir -p {directory}; echo x >{directory}.gitlab-ci.yml; echo x >{directory}Jenkinsfile;"
+        ));
+    }
+    jail.sh(&script).succeeded();
+    let ran = apply(&jail, &[]).ended(1);
+    let is_there = |path: String| jail.place.join("work").join(path).exists();
+    for name in NAMES {
+        for directory in tops {
+            let line = format!("{directory}{name}: held back: CI configuration of a repository");
+            assert!(left(&ran).contains(&line.as_str()), "{line}: {ran}");
+            assert!(!is_there(format!("{directory}{name}")), "{directory}{name}");
+        }
+        for directory in others {
+            let line = format!("jailmk: look at {directory}{name}: CI configuration of a repository\n");
+            assert!(ran.stderr.contains(&line), "{line}: {ran}");
+            assert!(is_there(format!("{directory}{name}")), "{directory}{name}");
+        }
+    }
+    for directory in tops.iter().chain(&others) {
+        for name in [".gitlab-ci.yml", "Jenkinsfile"] {
+            assert!(!is_there(format!("{directory}{name}")), "{directory}{name}");
+        }
+    }
+}
+
+#[test]
+fn an_install_of_packages_with_ci_configuration_leaves_nothing() {
+    if !need_overlay() {
+        return;
+    }
+    let jail = reviewed();
+    jail.place.directory("work/.git");
+    jail.sh("for n in 1 2 3; do mkdir -p node_modules/$n; echo x >node_modules/$n/.travis.yml; done")
+        .succeeded();
+    apply(&jail, &[]).ended(0);
+    jail.sh("echo y >node_modules/1/.travis.yml; rm -r node_modules/2").succeeded();
+    apply(&jail, &[]).ended(0);
+    assert!(!jail.place.join("work/node_modules/2").exists());
+}
+
+#[test]
 fn no_link_leads_out_and_none_stands_in_for_a_protected_directory() {
     if !need_overlay() {
         return;

@@ -11,7 +11,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
 use super::changes::{Change, Changes, Kind, Never};
 use super::path::WorkPath;
-use super::protected::{self, Level};
+use super::protected::{self, Group, Level};
 use super::session::{Session, reviewed};
 use super::tree::{self, Node, Tree};
 use crate::spec::{SourceOrigin, Spec};
@@ -40,8 +40,9 @@ enum Standing {
     Held(&'static str),
     /// It is in a git directory; its top has so many names.
     Git(usize),
-    /// It depends on the names. The last two on the way, folded, and what the directory is by what it holds.
-    Open { tail: Vec<String>, git: Repository, python: bool },
+    /// It depends on the names. The last two on the way, folded, what the directory is by what it holds, and
+    /// what should be looked at before all in it is used.
+    Open { tail: Vec<String>, git: Repository, python: bool, warning: Option<&'static str> },
 }
 
 /// Whether git takes a directory for a repository by what it holds.
@@ -133,7 +134,7 @@ impl Policy {
         }
         let Some(parent) = path.parent() else { return (None, None) };
         let plain = matches!(change.node(), Node::File | Node::Directory);
-        let (tail, git, python) = match standings.of(&parent) {
+        let (tail, git, python, warning) = match standings.of(&parent) {
             Standing::Held(what) => return (Some(what.into()), None),
             Standing::Git(top) => {
                 // What git has stored under its digest never becomes something else.
@@ -141,13 +142,13 @@ impl Policy {
                 let free = plain && is_history(path, top) && !forged;
                 return ((!free).then(|| protected::GIT.into()), None);
             }
-            Standing::Open { tail, git, python } => (tail, git, python),
+            Standing::Open { tail, git, python, warning } => (tail, git, python, warning),
         };
         let names = with(tail, path.name());
-        let group = protected::group_at(&names);
-        if let Some(group) = group.filter(|group| group.level == Level::Held) {
-            return (Some(group.what.into()), None);
-        }
+        let group = match standings.group(path, &names) {
+            Some((group, true)) => return (Some(group.what.into()), None),
+            other => other.map(|(group, _)| group.what),
+        };
         let link = change.node() == Node::Symlink;
         if let Some(group) = protected::group_through(&names).filter(|_| link) {
             return (Some(group.what.into()), None);
@@ -170,7 +171,7 @@ impl Policy {
                 return (Some(protected::GIT.into()), None);
             }
         }
-        (None, group.map(|group| group.what))
+        (None, group.or(warning))
     }
 }
 
@@ -237,33 +238,56 @@ impl Standings<'_> {
 
     /// From the directory above, which is known.
     fn look(&self, directory: &WorkPath) -> Standing {
-        let open = |tail| Standing::Open {
+        let open = |tail, warning| Standing::Open {
             tail,
             git: self.repository(directory),
             python: self.is_python(directory),
+            warning,
         };
         let Some(above) = directory.parent().and_then(|above| self.known.get(&above)) else {
-            return open(Vec::new());
+            return open(Vec::new(), None);
         };
-        let (tail, git, python) = match above {
+        let (tail, git, python, warning) = match above {
             Standing::Held(what) => return Standing::Held(what),
             Standing::Git(top) if is_history(directory, *top) => return Standing::Git(*top),
             Standing::Git(_) => return Standing::Held(protected::GIT),
-            Standing::Open { tail, git, python } => (tail.clone(), *git, *python),
+            Standing::Open { tail, git, python, warning } => (tail.clone(), *git, *python, *warning),
         };
         let depth = directory.names().count();
         let names = with(tail, directory.name());
-        if let Some(group) = protected::group_at(&names).filter(|group| group.level == Level::Held) {
-            return Standing::Held(group.what);
-        }
+        let warning = match self.group(directory, &names) {
+            Some((group, true)) => return Standing::Held(group.what),
+            Some((group, false)) if group.level == Level::HeldAtTop => Some(group.what),
+            _ => warning,
+        };
         match (git, protected::is_git(directory.name())) {
             (Repository::There, _) if protected::is_history(&[directory.name()]) => Standing::Git(depth - 1),
             (Repository::There | Repository::Made, _) => Standing::Held(protected::GIT),
             (Repository::Not, true) if directory.name() == OsStr::new(".git") => Standing::Git(depth),
             (Repository::Not, true) => Standing::Held(protected::GIT),
             (Repository::Not, false) if python && is_bin(&names) => Standing::Held(PYTHON),
-            (Repository::Not, false) => open(names),
+            (Repository::Not, false) => open(names, warning),
         }
+    }
+
+    /// The group that a path of these last names falls in, and whether it is held back.
+    fn group(&self, path: &WorkPath, names: &[String]) -> Option<(&'static Group, bool)> {
+        let (group, length) = protected::group_at(names)?;
+        let is_held = match group.level {
+            Level::Held => true,
+            Level::HeldAtTop => {
+                let mut above = path.clone();
+                (0..length).all(|_| above.parent().map(|parent| above = parent).is_some())
+                    && self.is_top(&above)
+            }
+            Level::Warned => false,
+        };
+        Some((group, is_held))
+    }
+
+    /// Whether a directory is the top of a repository, or would be with the changes.
+    fn is_top(&self, directory: &WorkPath) -> bool {
+        directory.parent().is_none() || protected::REPOSITORIES.iter().any(|name| self.has(directory, name))
     }
 
     /// As git's is_git_directory: objects and refs may be where `commondir` says.

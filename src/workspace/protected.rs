@@ -3,6 +3,16 @@
 //! The table is the whole list; names are compared as a file system that ignores case would, so that none
 //! can be smuggled in under another spelling. What a name protects, it protects at any depth, and with
 //! everything below it.
+//!
+//! But for the configuration of those CI services that look for it nowhere but at the top of a repository
+//! ([`Level::HeldAtTop`]): packages bring it along (`node_modules/x/.travis.yml`), where nothing reads it, and who
+//! has to name such files with every `apply` learns to name all. Elsewhere it comes over with a word of warning,
+//! as build instructions do, which CI runs as well. The top of a repository is the top of the workspace, also
+//! where that lies in a larger repository, and each directory that holds one of [`REPOSITORIES`], on the host or by
+//! the changes. What is left is that a directory which a jail prepared becomes a repository later, by the user's own
+//! hand, or is split off as one: the warning was given, all else in it is the jail's, too, and nothing runs before
+//! it is pushed. Services whose files are named by a setting, or by custom of monorepos lie in subdirectories
+//! (GitLab, Azure, Jenkins, Drone, Buildkite, Woodpecker, CircleCI, AppVeyor), stay protected at any depth.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -12,6 +22,8 @@ use std::os::unix::ffi::OsStrExt;
 pub enum Level {
     /// Held back unless named with `--protected`.
     Held,
+    /// The same at the top of a repository; elsewhere applied, with a word of warning.
+    HeldAtTop,
     /// Applied, with a word of warning.
     Warned,
 }
@@ -29,6 +41,10 @@ pub struct Group {
 
 const fn held(what: &'static str, names: &'static [&'static str]) -> Group {
     Group { what, level: Level::Held, names }
+}
+
+const fn held_at_top(what: &'static str, names: &'static [&'static str]) -> Group {
+    Group { what, level: Level::HeldAtTop, names }
 }
 
 const fn warned(what: &'static str, names: &'static [&'static str]) -> Group {
@@ -134,24 +150,23 @@ pub const GROUPS: &[Group] = &[
     held(
         "CI configuration",
         &[
-            ".github/workflows",
             ".github/actions",
             ".gitlab-ci.yml",
             ".gitlab",
             ".circleci",
-            ".travis.yml",
             "azure-pipelines.yml",
             "jenkinsfile",
             ".drone.yml",
-            "bitbucket-pipelines.yml",
             ".buildkite",
             ".woodpecker",
             ".woodpecker.yml",
-            ".forgejo",
-            ".gitea",
             "appveyor.yml",
             ".appveyor.yml",
         ],
+    ),
+    held_at_top(
+        "CI configuration of a repository",
+        &[".github/workflows", ".travis.yml", "bitbucket-pipelines.yml", ".forgejo", ".gitea"],
     ),
     held("container configuration", &[".devcontainer", ".devcontainer.json"]),
     held(
@@ -228,6 +243,9 @@ pub const GROUPS: &[Group] = &[
     ),
 ];
 
+/// What makes a directory the top of a repository, as a directory or as a file that says where it is.
+pub const REPOSITORIES: &[&str] = &[".git", ".hg", ".jj"];
+
 /// What a git directory may be given: everything else in it is held back as this.
 pub const GIT: &str = "git directory";
 
@@ -266,7 +284,7 @@ pub fn is_history(below: &[&OsStr]) -> bool {
 /// Paths at the top of a workspace that are protected where they are, with what they are: each name of the
 /// table that is no pattern, and what a git directory has that is not history.
 pub fn at_top() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let held = GROUPS.iter().filter(|group| group.level == Level::Held);
+    let held = GROUPS.iter().filter(|group| group.level != Level::Warned);
     let named = held.flat_map(|group| group.names.iter().map(|name| (*name, group.what)));
     let git = [".git/config", ".git/config.worktree", ".git/hooks", ".git/info", ".git/modules"];
     named
@@ -284,26 +302,28 @@ pub fn is_git(name: &OsStr) -> bool {
 /// Names that the longest pattern has.
 pub const LONGEST: usize = 3;
 
-/// The group that the last of some names falls in, with those before it; the strictest first.
-pub fn group_at(names: &[String]) -> Option<&'static Group> {
+/// The group that the last of some names falls in, with those before it, and how many names that takes; the
+/// strictest first.
+pub fn group_at(names: &[String]) -> Option<(&'static Group, usize)> {
     let found = |level: Level| {
-        GROUPS.iter().filter(move |group| group.level == level).find(|group| {
-            group.names.iter().any(|pattern| {
+        GROUPS.iter().filter(move |group| group.level == level).find_map(|group| {
+            group.names.iter().find_map(|pattern| {
                 let length = pattern.split('/').count();
-                names.len() >= length
+                let is = names.len() >= length
                     && names[names.len() - length..]
                         .iter()
                         .zip(pattern.split('/'))
-                        .all(|(name, part)| matches(part, name))
+                        .all(|(name, part)| matches(part, name));
+                is.then_some((group, length))
             })
         })
     };
-    found(Level::Held).or_else(|| found(Level::Warned))
+    [Level::Held, Level::HeldAtTop, Level::Warned].into_iter().find_map(found)
 }
 
 /// The group that would be reached through a link of this path: `.cargo` for `.cargo/config`.
 pub fn group_through(names: &[String]) -> Option<&'static Group> {
-    GROUPS.iter().filter(|group| group.level == Level::Held).find(|group| {
+    GROUPS.iter().filter(|group| group.level != Level::Warned).find(|group| {
         group.names.iter().any(|pattern| {
             let parts: Vec<&str> = pattern.split('/').collect();
             (1..parts.len()).any(|length| {
@@ -356,7 +376,8 @@ mod tests {
     fn level(path: &str) -> Option<Level> {
         let names = names(path);
         let mut groups = (1..=names.len()).filter_map(|length| group_at(&names[..length]));
-        groups.find(|group| group.level == Level::Held).or_else(|| group_at(&names)).map(|group| group.level)
+        let held = groups.find(|(group, _)| group.level == Level::Held);
+        held.or_else(|| group_at(&names)).map(|(group, _)| group.level)
     }
 
     #[test]
@@ -371,6 +392,8 @@ mod tests {
         }
         assert_eq!(level("a/Makefile"), Some(Level::Warned));
         assert_eq!(level("package.json/a"), None);
+        assert_eq!(level("a/.travis.yml"), Some(Level::HeldAtTop));
+        assert_eq!(level("a/.gitlab-ci.yml"), Some(Level::Held));
     }
 
     #[test]
