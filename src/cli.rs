@@ -23,6 +23,7 @@ use nix::unistd::{geteuid, getresgid, getresuid};
 
 use crate::error::{Report, StageError, status};
 use crate::exposure::Points;
+use crate::inherited;
 use crate::spec::{Spec, SpecError, Trust};
 use crate::sys::process;
 
@@ -424,10 +425,12 @@ fn refuse_privilege() -> Result<(), PrivilegedError> {
 
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
+    if let Err(error) = inherited::settle() {
+        return refused(&error);
+    }
     let arguments = Arguments::parse();
     if let Err(refusal) = refuse_privilege() {
-        let _ = writeln!(io::stderr().lock(), "{}", Report(&refusal));
-        return ExitCode::from(status::FAILED);
+        return refused(&refusal);
     }
     let outcome = match arguments.command {
         Command::Build(build) => build.run(),
@@ -453,6 +456,12 @@ pub fn run() -> ExitCode {
             ExitCode::from(failure.status)
         }
     }
+}
+
+/// Before any command.
+fn refused(error: &dyn StageError) -> ExitCode {
+    let _ = writeln!(io::stderr().lock(), "{}", Report(error));
+    ExitCode::from(status::FAILED)
 }
 
 impl Completions {

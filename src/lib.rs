@@ -65,6 +65,7 @@ pub mod date;
 pub mod error;
 pub mod exposure;
 pub mod host;
+pub mod inherited;
 pub mod jail;
 pub mod layer;
 pub mod manifest;

@@ -441,12 +441,33 @@ fn the_status_descriptor_does_not_come_in() {
     assert_eq!(jail.run(&["ls", "/proc/self/fd"]).succeeded().stdout, "0\n1\n2\n3\n", "3 is ls's own");
 }
 
+/// What `env` of the host ignores and blocks for jailmk.
+fn called_with(signals: &str) -> Jail {
+    Jail::small().by_shell(&format!("exec env {signals} \"$@\""))
+}
+
 #[test]
 fn a_blocked_or_ignored_signal_of_the_caller_does_not_make_the_jail_deaf() {
-    let jail = Jail::tools("").by_shell("trap '' PIPE; exec \"$@\"");
-    let ran = jail.run(&["grep", "SigIgn", "/proc/self/status"]).succeeded();
-    let ignored = ran.stdout.split_whitespace().last().and_then(|set| u64::from_str_radix(set, 16).ok());
-    assert_eq!(ignored.map(|set| set & 1 << (Signal::SIGPIPE as u64 - 1)), Some(0), "{ran}");
+    let ended = |jail: &Jail| jail.sh("(exit 3); echo $?; exit 4").ended(4).stdout;
+    assert_eq!(ended(&called_with("--ignore-signal=CHLD")), "3\n");
+    assert_eq!(ended(&called_with("--block-signal")), "3\n");
+    for signals in ["--block-signal=TERM", "--block-signal"] {
+        let running =
+            called_with(signals).start("trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done").ready();
+        running.signal(Signal::SIGTERM);
+        running.end().ended(7);
+    }
+}
+
+#[test]
+fn a_host_is_checked_alike_whatever_signals_the_caller_ignores() {
+    let check = |signals: &[&str]| {
+        let mut command = std::process::Command::new("env");
+        command.args(signals).arg(jail::binary()).arg("check");
+        run(command)
+    };
+    let (plain, deaf) = (check(&[]), check(&["--ignore-signal", "--block-signal"]));
+    assert_eq!((deaf.status, deaf.stdout), (plain.status, plain.stdout));
 }
 
 #[test]
