@@ -451,11 +451,32 @@ fn a_blocked_or_ignored_signal_of_the_caller_does_not_make_the_jail_deaf() {
     let ended = |jail: &Jail| jail.sh("(exit 3); echo $?; exit 4").ended(4).stdout;
     assert_eq!(ended(&called_with("--ignore-signal=CHLD")), "3\n");
     assert_eq!(ended(&called_with("--block-signal")), "3\n");
-    for signals in ["--block-signal=TERM", "--block-signal"] {
+    for signals in ["--block-signal=TERM", "--ignore-signal=TERM", "--block-signal --ignore-signal"] {
         let running =
             called_with(signals).start("trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done").ready();
         running.signal(Signal::SIGTERM);
         running.end().ended(7);
+    }
+}
+
+#[test]
+fn the_command_ignores_what_nohup_and_background_jobs_ignore_and_nothing_else() {
+    let signals = |jail: &Jail| {
+        let ran = jail.run(&["grep", "-E", "^Sig(Blk|Ign):", "/proc/self/status"]).succeeded();
+        let sets = ran.stdout.lines().filter_map(|line| line.split_whitespace().last());
+        sets.map(|set| u64::from_str_radix(set, 16).expect("a set")).collect::<Vec<_>>()
+    };
+    let bit = |signal: Signal| 1 << (signal as u64 - 1);
+    let kept = bit(Signal::SIGHUP) | bit(Signal::SIGINT) | bit(Signal::SIGQUIT);
+    for (inherited, ignored) in [
+        ("", 0),
+        ("--block-signal", 0),
+        ("--ignore-signal", kept),
+        ("--ignore-signal --block-signal", kept),
+        ("--ignore-signal=HUP,TERM", bit(Signal::SIGHUP)),
+        ("--ignore-signal=PIPE,XFSZ,CHLD,TERM,USR1,ALRM,TSTP", 0),
+    ] {
+        assert_eq!(signals(&called_with(inherited)), [0, ignored], "{inherited}");
     }
 }
 

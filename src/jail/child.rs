@@ -21,7 +21,7 @@ use crate::jail::mounted::Mounted;
 use crate::jail::plan::{Plan, Step};
 use crate::layer::{identity, procfs, scratch, seccomp};
 use crate::sys::process::Side;
-use crate::sys::{exec, mount, network, process, terminal};
+use crate::sys::{exec, mount, network, process, signal, terminal};
 
 /// What the steps hand on to each other.
 struct Ground<'a> {
@@ -37,9 +37,13 @@ struct Ground<'a> {
 /// How long a command that was told to end by SIGTERM may take before everything is killed.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
 
-/// Runs the plan, becomes PID 1 of the jail and starts the command below it. `inherited` is the
-/// caller's signal mask, which the command gets back; `time` is how long it may take.
-pub fn run(plan: &Plan, control: &Channel, inherited: &SigSet, time: Option<Duration>) -> ! {
+/// Ignored by the command if the caller ignored them: so nohup(1) asks, and a shell without job control for
+/// what it starts in the background. Whatever else a caller ignores is its own affair.
+const KEPT: [Signal; 3] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT];
+
+/// Runs the plan, becomes PID 1 of the jail and starts the command below it. `time` is how long the
+/// command may take.
+pub fn run(plan: &Plan, control: &Channel, time: Option<Duration>) -> ! {
     let mut ground = Ground {
         control,
         root: None,
@@ -57,7 +61,7 @@ pub fn run(plan: &Plan, control: &Channel, inherited: &SigSet, time: Option<Dura
         }
     }
     match process::fork() {
-        Ok(Side::Child) => become_command(plan, &ground, inherited),
+        Ok(Side::Child) => become_command(plan, &ground),
         Ok(Side::Parent(command)) => {
             // As the command does itself: whoever is first, a signal to the group finds it. EACCES: it is
             // the command already, and has its group.
@@ -181,15 +185,15 @@ fn held(fd: &Option<OwnedFd>) -> Result<&OwnedFd, Errno> {
     fd.as_ref().ok_or(Errno::EBADF)
 }
 
-fn become_command(plan: &Plan, ground: &Ground<'_>, inherited: &SigSet) -> ! {
+fn become_command(plan: &Plan, ground: &Ground<'_>) -> ! {
     // Whatever the caller had: the command's files are not for everybody to write.
     umask(Mode::from_bits_truncate(0o022));
-    let errno = start(plan, ground, inherited);
+    let errno = start(plan, ground);
     let _ = ground.control.report(&Report::ExecFailed(errno));
     process::exit_now(127);
 }
 
-fn start(plan: &Plan, ground: &Ground<'_>, inherited: &SigSet) -> Errno {
+fn start(plan: &Plan, ground: &Ground<'_>) -> Errno {
     // A process group of its own inside PID 1's session: so its group is not orphaned, and Ctrl-Z
     // works as below a shell.
     if let Err(errno) = setpgid(Pid::from_raw(0), Pid::from_raw(0)) {
@@ -201,8 +205,8 @@ fn start(plan: &Plan, ground: &Ground<'_>, inherited: &SigSet) -> Errno {
             return errno;
         }
     }
-    if let Err(errno) = process::default_sigpipe()
-        .and_then(|()| sigprocmask(SigmaskHow::SIG_SETMASK, Some(inherited), None))
+    if let Err(errno) = signal::reset_all_but(&KEPT)
+        .and_then(|()| sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None))
         .and_then(|()| ground.control.report(&Report::Ready { cgroup_namespace: ground.cgroup_namespace }))
         // After jailmk's last call but execve(2): the profile is made for the command.
         .and_then(|()| plan.profile().map_or(Ok(()), seccomp::Profile::apply))

@@ -62,7 +62,7 @@ pub fn run(mut plan: Plan, supervision: Supervision<'_>) -> Result<End, SpawnErr
     let child = match process::clone_into(plan.namespaces.flags(), cgroup) {
         Ok(Side::Child) => {
             drop(ours);
-            child::run(&plan, &theirs, &signals.inherited, supervision.time)
+            child::run(&plan, &theirs, supervision.time)
         }
         Ok(Side::Parent(child)) => Running::new(child),
         Err(cause) => return Err(preparing(&plan.namespaces.to_string())(cause.into())),

@@ -106,8 +106,8 @@ impl Drop for Running {
 /// Signals of the supervisor, blocked and readable; as they were again when dropped.
 pub(super) struct Signals {
     fd: SignalFd,
-    /// The caller's mask, which the command gets back.
-    pub(super) inherited: SigSet,
+    /// The mask until then.
+    found: SigSet,
 }
 
 /// Handed on to the command; the rest of what is blocked is the supervisor's own business.
@@ -128,21 +128,21 @@ impl Signals {
     /// # Errors
     /// As signalfd(2).
     pub(super) fn block() -> Result<Signals, Errno> {
-        let mut inherited = SigSet::empty();
+        let mut found = SigSet::empty();
         // All of them, for PID 1 of the jail must not lose one before it waits for them; the
         // supervisor then lets those through that it has nothing to do with.
-        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut inherited))?;
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut found))?;
         let mut ours = SigSet::empty();
         for signal in FORWARDED.into_iter().chain([Signal::SIGWINCH]) {
             ours.add(signal);
         }
         let fd = SignalFd::with_flags(&ours, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        Ok(Signals { fd, inherited })
+        Ok(Signals { fd, found })
     }
 
     /// In the parent after the clone.
     fn let_others_through(&self) -> Result<(), Errno> {
-        let mut ours = self.inherited;
+        let mut ours = self.found;
         for signal in FORWARDED.into_iter().chain([Signal::SIGWINCH]) {
             ours.add(signal);
         }
@@ -152,7 +152,7 @@ impl Signals {
 
 impl Drop for Signals {
     fn drop(&mut self) {
-        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.inherited), None);
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.found), None);
     }
 }
 

@@ -31,7 +31,7 @@ pub struct Child {
 }
 
 /// Forks into new namespaces and, when `cgroup` is given, directly into that cgroup v2 directory.
-/// Signal handlers are reset in the child; it sends SIGCHLD when it ends.
+/// Signal handlers are reset in the child, ignored signals stay ignored; it sends SIGCHLD when it ends.
 ///
 /// The child shares no memory with the caller, but is a copy of one thread only: when the caller has
 /// others, the child must not allocate or take locks.
@@ -281,16 +281,6 @@ pub fn raise_ambient(capability: u8) -> Result<(), Errno> {
     // SAFETY: PR_CAP_AMBIENT takes numbers.
     let result = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, raise, capability, 0, 0) };
     Errno::result(result).map(drop)
-}
-
-/// Restores the default action of SIGPIPE, which the Rust runtime ignores and execve(2) would pass on.
-///
-/// # Errors
-/// As sigaction(2).
-pub fn default_sigpipe() -> Result<(), Errno> {
-    // SAFETY: SIG_DFL is no function of ours.
-    let previous = unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
-    if previous == libc::SIG_ERR { Err(Errno::last()) } else { Ok(()) }
 }
 
 /// The Landlock ABI of the running kernel; 0 where Landlock is absent or off.

@@ -13,6 +13,22 @@ pub fn reset(signal: Signal) -> Result<(), Errno> {
     set(signal as libc::c_int, libc::SIG_DFL)
 }
 
+/// Gives every signal that exists its default action, but those of `kept`. Allocates nothing.
+///
+/// # Errors
+/// As sigaction(2).
+pub fn reset_all_but(kept: &[Signal]) -> Result<(), Errno> {
+    let fixed = [Signal::SIGKILL, Signal::SIGSTOP];
+    let is_one_of =
+        |signals: &[Signal], number| signals.iter().any(|signal| *signal as libc::c_int == number);
+    (1..=LAST)
+        .filter(|number| !is_one_of(&fixed, *number) && !is_one_of(kept, *number))
+        .try_for_each(|number| set(number, libc::SIG_DFL))
+}
+
+/// The last of the real-time signals (signal(7)).
+const LAST: libc::c_int = 64;
+
 fn set(signal: libc::c_int, action: libc::sighandler_t) -> Result<(), Errno> {
     // The kernel's structure begins with the action; flags, restorer and mask are nothing.
     let action = [action as u64, 0, 0, 0];
