@@ -22,6 +22,9 @@ pub fn settle() -> Result<(), InheritedError> {
     signal::reset(Signal::SIGCHLD)?;
     // Ends a probe of `jailmk check` that hangs.
     signal::reset(Signal::SIGALRM)?;
+    // By default a write beyond the limit of file sizes (`ulimit -f`) ends the program without a word; ignored,
+    // it fails.
+    signal::ignore(Signal::SIGXFSZ)?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     Ok(())
 }

@@ -266,3 +266,12 @@ fn no_file_may_be_larger_than_disk() {
     assert!(ran.stderr.contains("File too large"), "{ran}");
     assert_eq!(fs::metadata(jail.place.join("work/file")).expect("look at a file").len(), 2 << 20);
 }
+
+#[test]
+fn the_callers_limit_of_file_sizes_is_told_by_jailmk_and_ends_the_command_as_ever() {
+    let jail = Jail::tools("").fresh_state().by_shell("ulimit -f 0; exec \"$@\"");
+    let ran = jail.sh("true").ended(125);
+    assert!(ran.stderr.contains("jailmk: cannot ") && ran.stderr.contains("File too large"), "{ran}");
+    let jail = Jail::small().by_shell("ulimit -f 1; exec \"$@\"");
+    jail.sh("exec dd if=/dev/zero of=/tmp/large bs=4096 count=1").ended(128 + 25);
+}

@@ -13,6 +13,14 @@ pub fn reset(signal: Signal) -> Result<(), Errno> {
     set(signal as libc::c_int, libc::SIG_DFL)
 }
 
+/// Ignores a signal.
+///
+/// # Errors
+/// As [`reset`].
+pub fn ignore(signal: Signal) -> Result<(), Errno> {
+    set(signal as libc::c_int, libc::SIG_IGN)
+}
+
 /// Gives every signal that exists its default action, but those of `kept`. Allocates nothing.
 ///
 /// # Errors
