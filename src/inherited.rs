@@ -1,6 +1,7 @@
 //! What the calling process leaves to this one by no word of its own, made what jailmk relies on.
 
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 
 use crate::error::StageError;
@@ -27,4 +28,15 @@ pub fn settle() -> Result<(), InheritedError> {
     signal::ignore(Signal::SIGXFSZ)?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     Ok(())
+}
+
+/// Lets this process open as many files as its caller could have let it: a jail with many mounts holds a
+/// descriptor for each. What the jail gets is the spec's to say.
+pub fn raise_open_files() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        // The kernel allows it to everybody; where a filter does not, what is too much is told when it is.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
 }

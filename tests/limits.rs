@@ -268,6 +268,15 @@ fn no_file_may_be_larger_than_disk() {
 }
 
 #[test]
+fn a_soft_limit_of_the_caller_on_open_files_stops_no_jail_and_is_not_the_commands() {
+    let mounts: String =
+        (0..60).map(|n| format!("[[mount]]\nfrom = \"PLACE/here\"\nto = \"/srv/{n}\"\n")).collect();
+    let jail =
+        Jail::tools(format!("{mounts}[limits]\nopen_files = 500\n")).by_shell("ulimit -S -n 64; exec \"$@\"");
+    assert_eq!(jail.prints("ulimit -S -n; ulimit -H -n; ls /srv | wc -l"), "500\n500\n60\n");
+}
+
+#[test]
 fn the_callers_limit_of_file_sizes_is_told_by_jailmk_and_ends_the_command_as_ever() {
     let jail = Jail::tools("").fresh_state().by_shell("ulimit -f 0; exec \"$@\"");
     let ran = jail.sh("true").ended(125);

@@ -10,6 +10,7 @@ use crate::cli::ending::{StatusFd, tell, tell_limits};
 use crate::cli::progress::shown;
 use crate::cli::{Enter, Failure, Outcome, failed, print, say};
 use crate::error::Causes;
+use crate::inherited;
 use crate::jail::plan::{Plan, TerminalWanted};
 use crate::jail::spawn::{self, Supervision};
 use crate::jail::supervisor::{OnStart, Started};
@@ -41,6 +42,7 @@ impl Enter {
     }
 
     fn prepared(self, status_fd: Option<&StatusFd>) -> Outcome {
+        inherited::raise_open_files();
         // Before the jail can write anything: see `workspace`.
         let since = Time::now();
         let spec = self.spec.load().map_err(failed)?;
