@@ -247,6 +247,9 @@ impl StageError for RootfsError {
             RootfsError::Foreign { .. } | RootfsError::Altered { .. } => {
                 "choose another directory, or remove this one yourself"
             }
+            RootfsError::Io { source, .. } if source.raw_os_error() == Some(libc::EMFILE) => {
+                "raise the limit on open files (`ulimit -n`)"
+            }
             _ => return Vec::new(),
         };
         vec![hint.into()]
@@ -386,11 +389,12 @@ impl Rootfs {
     /// moved because other trees share the file, the store tells, or the file is read: see store.rs.
     ///
     /// # Errors
-    /// The paths that differ, or a seal that cannot be read.
+    /// The paths that differ, a seal that cannot be read, or want of descriptors or memory.
     pub fn check_seal(&self) -> Result<(), RootfsError> {
         let mut seal = Seal::parse(self.read("seal")?)
             .map_err(|source| RootfsError::Seal { path: self.path.join("seal"), source })?;
-        let Checked { mut differences, moved } = seal.check(self.root.as_fd());
+        let Checked { mut differences, moved } =
+            seal.check(self.root.as_fd()).map_err(failed("check", &self.tree()))?;
         let (mut right, unknown) = self.as_jailmk_left_them(moved);
         if !unknown.is_empty() {
             differences.extend(self.read_again(unknown, &mut right)?);
@@ -455,7 +459,7 @@ impl Rootfs {
                     right.push(moved);
                     continue;
                 }
-                Some(Err(errno)) => Change::Unreadable(*errno),
+                Some(Err(errno)) => Change::unreadable(*errno).map_err(failed("check", &self.tree()))?,
                 Some(Ok(Confirmed::Wrong | Confirmed::Moving)) | None => Change::Content,
             };
             changed.push(Difference { path: moved.path, what });
@@ -466,9 +470,10 @@ impl Rootfs {
     /// Compares the tree with its lock, every byte of it, and lists every difference.
     ///
     /// # Errors
-    /// The lock cannot be read. What of the tree cannot be read is a difference.
+    /// The lock cannot be read, or descriptors or memory are missing. What of the tree cannot be read is a
+    /// difference.
     pub fn verify(&self) -> Result<Vec<Difference>, RootfsError> {
-        Ok(verify(self.root.as_fd(), &self.lock()?))
+        verify(self.root.as_fd(), &self.lock()?).map_err(failed("check", &self.tree()))
     }
 
     fn read(&self, name: &'static str) -> Result<Vec<u8>, RootfsError> {

@@ -277,6 +277,22 @@ fn a_soft_limit_of_the_caller_on_open_files_stops_no_jail_and_is_not_the_command
 }
 
 #[test]
+fn want_of_descriptors_is_told_as_such_and_not_as_a_change_of_the_tree() {
+    let mut jail = Jail::tools("files = [{ content = \"x\", to = \"/srv/1/2/3/4/5/6/7/8/x\" }]\n");
+    jail.jailmk("build", &[]).succeeded();
+    let mut told = 0;
+    for limit in 8..32 {
+        jail = jail.by_shell(&format!("ulimit -n {limit}; exec \"$@\""));
+        for ran in [jail.sh("true"), jail.jailmk("verify", &[])] {
+            assert!(ran.status == 0 || ran.stderr.contains("Too many open files"), "{limit}: {ran}");
+            assert!(!ran.stderr.contains("cannot trust") && !ran.stdout.contains("/srv"), "{limit}: {ran}");
+            told += usize::from(ran.stderr.contains("jailmk: cannot check "));
+        }
+    }
+    assert!(told > 0, "no limit was short of what the check takes");
+}
+
+#[test]
 fn the_callers_limit_of_file_sizes_is_told_by_jailmk_and_ends_the_command_as_ever() {
     let jail = Jail::tools("").fresh_state().by_shell("ulimit -f 0; exec \"$@\"");
     let ran = jail.sh("true").ended(125);

@@ -121,7 +121,7 @@ fn refuse_foreign(
         return Ok(());
     }
     let Some(lock) = lock else { return Err(foreign(name)) };
-    let changes = compare(tree.as_fd(), &lock, Depth::Names);
+    let changes = compare(tree.as_fd(), &lock, Depth::Names).map_err(failed("check", target))?;
     // A chown of the whole tree, or of a part, destroys no work of the user's.
     match changes.into_iter().find(|change| change.what != Change::Owner) {
         Some(first) => Err(RootfsError::Altered { path: target.clone(), first: Box::new(first) }),

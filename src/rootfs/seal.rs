@@ -201,7 +201,10 @@ impl Seal {
     }
 
     /// Compares the tree at `root` with the seal. What lies below a directory that is gone is not listed.
-    pub(super) fn check(&self, root: BorrowedFd<'_>) -> Checked {
+    ///
+    /// # Errors
+    /// Want of descriptors or memory.
+    pub(super) fn check(&self, root: BorrowedFd<'_>) -> Result<Checked, Errno> {
         let mut differences = Vec::new();
         let mut moved = Vec::new();
         // Directories on the way to the record, each opened when the first record below it is met.
@@ -223,7 +226,8 @@ impl Seal {
                 };
                 match opened {
                     Ok(fd) => open.push(fd),
-                    Err(_) => {
+                    Err(errno) => {
+                        Change::unreadable(errno)?;
                         // It was a directory a moment ago, when its own record was checked.
                         differences.push(Difference { path: path_of(&names, None), what: Change::Kind });
                         skip_below = record.depth - 1;
@@ -241,7 +245,7 @@ impl Seal {
                 }
                 Ok(stat) => record.stamp.change(&Stamp::of(&stat)),
                 Err(Errno::ENOENT) => Some(Change::Missing),
-                Err(errno) => Some(Change::Unreadable(errno)),
+                Err(errno) => Some(Change::unreadable(errno)?),
             };
             if let Some(what) = change {
                 let last = (record.depth > 0).then_some(record.name);
@@ -254,7 +258,7 @@ impl Seal {
                 names.push(record.name);
             }
         }
-        Checked { differences, moved }
+        Ok(Checked { differences, moved })
     }
 
     /// Takes the change times of files that were found to be right.

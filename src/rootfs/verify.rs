@@ -66,6 +66,20 @@ pub enum Change {
     Unreadable(Errno),
 }
 
+impl Change {
+    /// What cannot be inspected is no longer what was built; but the tree is not to blame where jailmk itself
+    /// lacks descriptors or memory to look.
+    ///
+    /// # Errors
+    /// The latter.
+    pub(super) fn unreadable(errno: Errno) -> Result<Change, Errno> {
+        match errno {
+            Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM => Err(errno),
+            _ => Ok(Change::Unreadable(errno)),
+        }
+    }
+}
+
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.path, self.what)
@@ -93,7 +107,10 @@ impl fmt::Display for Change {
 
 /// Every difference between the tree at `root` and `lock`, in the order of paths. Everything must
 /// belong to the owner of the tree's top.
-pub fn verify(root: BorrowedFd<'_>, lock: &Lock) -> Vec<Difference> {
+///
+/// # Errors
+/// Want of descriptors or memory.
+pub fn verify(root: BorrowedFd<'_>, lock: &Lock) -> Result<Vec<Difference>, Errno> {
     compare(root, lock, Depth::Bytes)
 }
 
@@ -106,7 +123,7 @@ pub(super) enum Depth {
     Bytes,
 }
 
-pub(super) fn compare(root: BorrowedFd<'_>, lock: &Lock, depth: Depth) -> Vec<Difference> {
+pub(super) fn compare(root: BorrowedFd<'_>, lock: &Lock, depth: Depth) -> Result<Vec<Difference>, Errno> {
     let owner = fstatat(root, ".", AtFlags::AT_SYMLINK_NOFOLLOW).map(|stat| (stat.st_uid, stat.st_gid)).ok();
     let mut comparison =
         Comparison { descent: Descent::new(root), owner, depth, buffer: vec![0; BUFFER], found: Vec::new() };
@@ -128,9 +145,8 @@ pub(super) fn compare(root: BorrowedFd<'_>, lock: &Lock, depth: Depth) -> Vec<Di
             }
             Err(errno) => {
                 lost = Some(entry.path.clone());
-                comparison
-                    .found
-                    .push(Difference { path: entry.path.clone(), what: Change::Unreadable(errno) });
+                let what = Change::unreadable(errno)?;
+                comparison.found.push(Difference { path: entry.path.clone(), what });
                 continue;
             }
         }
@@ -139,12 +155,12 @@ pub(super) fn compare(root: BorrowedFd<'_>, lock: &Lock, depth: Depth) -> Vec<Di
                 .iter()
                 .take_while(|below| below.path.as_path().starts_with(&entry.path))
                 .filter(|below| below.path.parent().as_ref() == Some(&entry.path));
-            comparison.extras(&entry.path, below);
+            comparison.extras(&entry.path, below)?;
         }
     }
     let mut found = comparison.found;
     found.sort_by(|a, b| a.path.cmp(&b.path));
-    found
+    Ok(found)
 }
 
 struct Comparison<'a> {
@@ -198,7 +214,7 @@ impl Comparison<'_> {
         }
     }
 
-    fn extras<'b>(&mut self, path: &JailPath, below: impl Iterator<Item = &'b Locked>) {
+    fn extras<'b>(&mut self, path: &JailPath, below: impl Iterator<Item = &'b Locked>) -> Result<(), Errno> {
         let expected: BTreeSet<&[u8]> = below.map(|entry| last_name(&entry.path).as_bytes()).collect();
         let names: Result<Vec<CString>, Errno> = self
             .descent
@@ -214,9 +230,10 @@ impl Comparison<'_> {
                 }));
             }
             Err(errno) => {
-                self.found.push(Difference { path: path.clone(), what: Change::Unreadable(errno) });
+                self.found.push(Difference { path: path.clone(), what: Change::unreadable(errno)? });
             }
         }
+        Ok(())
     }
 }
 
