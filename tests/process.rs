@@ -100,6 +100,34 @@ fn signals_are_handed_on_to_the_command() {
 }
 
 #[test]
+fn a_request_reaches_the_command_alone() {
+    // The end reaches its worker too, which by then has said what else it had to say.
+    let script =
+        "trap 'echo hangup' HUP; trap 'echo one' USR1; trap 'echo two' USR2; trap 'wait $!; exit 7' TERM
+        sh -c 'trap \"echo worker asked\" HUP USR1 USR2; trap \"echo worker ends; exit\" TERM
+               echo ready; while :; do sleep 0.1; done' &
+        while :; do sleep 0.1; done";
+    let mut running = Jail::small().start(script).ready();
+    for (signal, words) in [(Signal::SIGHUP, "hangup"), (Signal::SIGUSR1, "one"), (Signal::SIGUSR2, "two")] {
+        running.signal(signal);
+        assert_eq!(running.line(), words);
+    }
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.end().ended(7).stdout, "ready\nhangup\none\ntwo\nworker ends\n");
+}
+
+#[test]
+fn the_end_reaches_everyone() {
+    let script = "trap 'exit 7' INT QUIT TERM
+        sh -c 'trap \"echo worker ends; exit\" INT QUIT TERM; echo ready; while :; do sleep 0.1; done'";
+    for signal in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
+        let running = Jail::small().start(script).ready();
+        running.signal(signal);
+        assert_eq!(running.end().ended(7).stdout, "ready\nworker ends\n", "{signal}");
+    }
+}
+
+#[test]
 fn a_signal_that_the_command_does_not_catch_ends_it() {
     let running = Jail::small().start("echo ready; sleep 60; echo no").ready();
     running.signal(Signal::SIGTERM);

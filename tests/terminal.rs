@@ -195,6 +195,25 @@ fn a_hangup_ends_the_jail() {
 }
 
 #[test]
+fn a_hangup_reaches_everyone_and_a_request_the_command_alone() {
+    // The session's leader is another process, as a rule.
+    let jail = Jail::small().by_shell("\"$@\"; exit 1");
+    let script = "sleep 401.25 & trap 'echo asked' HUP; echo ready; wait; wait; exec sleep 402.25";
+    let mut terminal = Terminal::of(jail, script);
+    let seen = terminal.see("ready", 0);
+    let leader = Pid::from_raw(i32::try_from(terminal.child.id()).expect("a process id"));
+    let [jailmk] = children(leader)[..] else { panic!("the leader has one child") };
+    kill(jailmk, Signal::SIGHUP).expect("signal jailmk");
+    terminal.see("asked", seen);
+    assert!(runs("sleep\x00401.25"));
+    kill(leader, Signal::SIGKILL).expect("kill the leader");
+    terminal.keys = None;
+    jail::until("the whole group hears of it", || !runs("sleep\x00401.25"));
+    kill(jailmk, Signal::SIGTERM).expect("signal jailmk");
+    jail::until("the jail is gone", || !runs("sleep\x00402.25"));
+}
+
+#[test]
 fn the_callers_terminal_cannot_be_opened_from_inside() {
     let terminal = Terminal::of(Jail::small(), "echo ready; read name; ls $name; echo x >$name; echo over");
     terminal.see("ready", 0);

@@ -20,7 +20,7 @@ use crate::jail::control::{Channel, Order, Report};
 use crate::jail::mounted::Mounted;
 use crate::jail::plan::{Plan, Step};
 use crate::layer::{identity, procfs, scratch, seccomp};
-use crate::sys::process::Side;
+use crate::sys::process::{Origin, Side};
 use crate::sys::{exec, mount, network, process, signal, terminal};
 
 /// What the steps hand on to each other.
@@ -225,7 +225,7 @@ fn start(plan: &Plan, ground: &Ground<'_>) -> Errno {
     remembered
 }
 
-/// PID 1: hands signals on to the command's process group, reaps what is orphaned, keeps the time, and
+/// PID 1: hands signals on to the command, reaps what is orphaned, keeps the time, and
 /// ends when the command ends, upon which the kernel kills everything that is left.
 ///
 /// The time is kept here, not by the supervisor, which may be stopped as a job of the caller's shell, or
@@ -252,13 +252,23 @@ fn reap(command: Pid, control: &Channel, time: Option<Duration>) -> ! {
             continue;
         }
         match process::wait_for_signal(&all, left) {
-            Ok(Some(Signal::SIGCHLD)) => reap_all(command, control),
-            Ok(Some(signal)) => {
+            Ok(Some((Signal::SIGCHLD, _))) => reap_all(command, control),
+            Ok(Some((signal, origin))) => {
                 // A command that just ended is reaped at the next SIGCHLD.
-                let _ = kill(group, signal);
+                let _ = kill(if is_request(signal, origin) { command } else { group }, signal);
             }
             Ok(None) | Err(_) => {}
         }
+    }
+}
+
+/// Asks a program to do something, such as to read its configuration again: the command alone, for the workers
+/// of a server would be ended by it. Everyone is told to end, to stop and to go on, and that the terminal has
+/// hung up, which the kernel says with the same signal.
+fn is_request(signal: Signal, origin: Origin) -> bool {
+    match signal {
+        Signal::SIGHUP => origin == Origin::Process,
+        signal => matches!(signal, Signal::SIGUSR1 | Signal::SIGUSR2),
     }
 }
 

@@ -20,7 +20,7 @@ use crate::layer::disk;
 use crate::layer::namespaces::Inodes;
 use crate::path::printable;
 use crate::sys::memory;
-use crate::sys::process::{self, Child};
+use crate::sys::process::{self, Child, Origin};
 
 /// How much later than the jail's first process the supervisor ends the jail itself, should that process
 /// have been stopped from outside.
@@ -347,7 +347,14 @@ impl<'a> Supervisor<'a> {
                 }
                 Some(signal) => {
                     self.handed_on.add(signal);
-                    self.signal(signal);
+                    // A shell, too, tells its jobs that the terminal is gone.
+                    let hung_up = || self.relay.as_ref().is_some_and(Relay::has_hung_up);
+                    let origin = match signal {
+                        Signal::SIGHUP if info.ssi_code == libc::SI_KERNEL || hung_up() => Origin::Kernel,
+                        _ => Origin::Process,
+                    };
+                    // ESRCH: it has ended, and the channel tells how.
+                    let _ = process::hand_on(self.child.child.pidfd.as_fd(), signal, origin);
                 }
                 None => {}
             }

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{isatty, read, write};
 
@@ -93,6 +94,11 @@ impl Relay {
         }
     }
 
+    /// Whether the caller's terminal is gone.
+    pub fn has_hung_up(&self) -> bool {
+        has_hung_up(self.caller.any) || self.caller.input.is_some_and(has_hung_up)
+    }
+
     /// The caller pressed keys.
     pub fn read_keys(&mut self) {
         let Some(input) = self.caller.input else { return };
@@ -178,7 +184,12 @@ impl Drop for Relay {
     }
 }
 
+fn has_hung_up(terminal: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(terminal, PollFlags::empty())];
+    let _ = poll(&mut fds, PollTimeout::ZERO);
+    fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
+}
+
 fn wait_writable(fd: BorrowedFd<'_>) {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     let _ = poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], PollTimeout::NONE);
 }

@@ -98,24 +98,60 @@ pub fn signal(pidfd: BorrowedFd<'_>, signal: Signal) -> Result<(), Errno> {
     Errno::result(result).map(drop)
 }
 
-/// Waits for one of `signals`, which must be blocked, at most so long; `None` when none came. Allocates
-/// nothing.
+/// Whom a signal came from before it was handed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A process.
+    Process,
+    /// The kernel.
+    Kernel,
+}
+
+/// Signals the process behind a pidfd, and says whom the signal came from, which [`wait_for_signal`] tells there.
+///
+/// # Errors
+/// As [`signal`].
+pub fn hand_on(pidfd: BorrowedFd<'_>, number: Signal, origin: Origin) -> Result<(), Errno> {
+    if origin == Origin::Process {
+        return signal(pidfd, number);
+    }
+    // SAFETY: all zeros is a whole siginfo_t.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    info.si_signo = number as libc::c_int;
+    // No process may speak in the kernel's own name.
+    info.si_code = libc::SI_QUEUE;
+    // SAFETY: the information is whole and outlives the call.
+    let result = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), info.si_signo, &raw const info, 0)
+    };
+    Errno::result(result).map(drop)
+}
+
+/// Waits for one of `signals`, which must be blocked, at most so long; `None` when none came. With
+/// its origin, as [`hand_on`] says it. Allocates nothing.
 ///
 /// # Errors
 /// As sigtimedwait(2); EINVAL for a real-time signal, which is taken off the queue.
-pub fn wait_for_signal(signals: &SigSet, at_most: Option<Duration>) -> Result<Option<Signal>, Errno> {
-    let none = std::ptr::null_mut::<libc::siginfo_t>();
+pub fn wait_for_signal(
+    signals: &SigSet,
+    at_most: Option<Duration>,
+) -> Result<Option<(Signal, Origin)>, Errno> {
+    // SAFETY: all zeros is a whole siginfo_t.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     let number = match at_most {
-        // SAFETY: the set is whole and a null siginfo is allowed.
-        None => unsafe { libc::sigwaitinfo(signals.as_ref(), none) },
+        // SAFETY: the set is whole, and the kernel fills one siginfo_t.
+        None => unsafe { libc::sigwaitinfo(signals.as_ref(), &raw mut info) },
         Some(time) => {
             let time = nix::sys::time::TimeSpec::from_duration(time);
             // SAFETY: as above, and the time is whole.
-            unsafe { libc::sigtimedwait(signals.as_ref(), none, time.as_ref()) }
+            unsafe { libc::sigtimedwait(signals.as_ref(), &raw mut info, time.as_ref()) }
         }
     };
     match Errno::result(number) {
-        Ok(number) => Signal::try_from(number).map(Some),
+        Ok(number) => {
+            let origin = if info.si_code == libc::SI_QUEUE { Origin::Kernel } else { Origin::Process };
+            Signal::try_from(number).map(|signal| Some((signal, origin)))
+        }
         Err(Errno::EAGAIN) => Ok(None),
         Err(errno) => Err(errno),
     }
