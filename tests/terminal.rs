@@ -43,6 +43,21 @@ fn only_the_streams_that_were_terminals_become_the_jails_terminal() {
 }
 
 #[test]
+fn each_line_ends_once_whichever_streams_are_terminals() {
+    for streams in ["", "</dev/null", "</dev/null 2>error", ">out", "</dev/null >out"] {
+        let jail = Jail::small().by_shell(&format!("exec \"$@\" {streams}"));
+        let terminal = Terminal::of(jail, "echo one; echo two >&2");
+        let found = terminal.modes();
+        let word = if streams.contains(">out") { "two" } else { "one" };
+        terminal.see(&format!("{word}\r\n"), 0);
+        let slave = terminal.slave.try_clone().expect("duplicate a descriptor");
+        assert_eq!(terminal.end().0, Some(0), "{streams}");
+        let left = tcgetattr(&slave).expect("its modes");
+        assert_eq!((left.output_flags, left.local_flags), (found.output_flags, found.local_flags));
+    }
+}
+
+#[test]
 fn the_size_is_the_callers_and_changes_with_it() {
     let script = "stty size; trap 'stty size; exit 3' WINCH; echo ready; while :; do sleep 0.1; done";
     let terminal = Terminal::of(Jail::small(), script);

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{isatty, read, write};
 
 use crate::sys::{process, terminal};
@@ -32,14 +32,19 @@ impl CallerTerminal {
     }
 
     /// Begins to relay: the jail's terminal gets the modes and size of the caller's, and the caller's
-    /// passes every key on when the jail reads from it.
+    /// passes every key on when the jail reads from it. Otherwise the caller's stays as it is, and it alone
+    /// works on the output.
     ///
     /// # Errors
     /// As tcsetattr(3) and fcntl(2).
     pub fn relay(self, master: OwnedFd) -> Result<Relay, Errno> {
         let flags = OFlag::from_bits_truncate(fcntl(&master, FcntlArg::F_GETFL)?);
         fcntl(&master, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        tcsetattr(&master, SetArg::TCSANOW, &self.found)?;
+        let mut modes = self.found.clone();
+        if self.input.is_none() {
+            modes.output_flags.remove(OutputFlags::OPOST);
+        }
+        tcsetattr(&master, SetArg::TCSANOW, &modes)?;
         let relay = Relay {
             caller: self,
             master: Some(master),
