@@ -80,6 +80,22 @@ fn without_a_command_the_specs_runs() {
 }
 
 #[test]
+fn a_spec_that_lies_elsewhere_is_entered_from_a_directory_that_is_gone() {
+    let jail = Jail::tools("").by_shell(
+        "mkdir gone && cd gone && rmdir ../gone && jailmk=$1 && shift 3
+         \"$jailmk\" enter shell --plan >../plan && \"$jailmk\" enter elsewhere \"$@\"",
+    );
+    let text = fs::read(jail.spec_path()).expect("read a spec");
+    jail.place.file("home/.config/jailmk/specs/elsewhere.toml", text);
+    assert_eq!(jail.sh("echo here").succeeded().stdout, "here\n");
+    let plan = fs::read_to_string(jail.place.join("here/plan")).expect("read a plan");
+    assert!(plan.ends_with("execute bash\n"), "{plan}");
+    let ran =
+        Jail::tools("").by_shell("mkdir gone && cd gone && rmdir ../gone && exec \"$1\" enter").run(&[]);
+    assert!(ran.ended(125).stderr.contains("jail.toml"));
+}
+
+#[test]
 fn signals_are_handed_on_to_the_command() {
     let jail = Jail::small();
     for (signal, name) in [

@@ -164,8 +164,9 @@ fn not_found(name: &str, first: &Path) -> SpecError {
 pub(super) fn open(path: &Path, trust: Trust) -> Result<Option<Found>, SpecError> {
     let failed = |source| SpecError::Open { path: path.into(), source };
     let unfit = |source| SpecError::Unfit { path: path.into(), source };
-    let given = std::path::absolute(path).map_err(failed)?;
-    let real = match fs::canonicalize(&given) {
+    let found = std::path::absolute(path).and_then(|given| Ok((fs::canonicalize(&given)?, given)));
+    let (real, given) = match found {
+        // Nor is there anything in a working directory that is gone.
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Ok(None);
         }
