@@ -197,6 +197,18 @@ fn a_written_limit_may_be_missing_when_the_spec_says_so() {
 }
 
 #[test]
+fn lower_hard_limits_of_the_caller_hold_and_are_no_error() {
+    for (option, name, value) in [("--nproc", "Max processes", 1000), ("--data", "Max data size", 512 << 20)]
+    {
+        let jail = Jail::small().by_shell(&format!("exec prlimit {option}={value}:{value} \"$@\""));
+        let limits = jail.prints("cat /proc/self/limits");
+        let line = limits.lines().find(|line| line.starts_with(name)).expect("a line");
+        let hard = line[name.len()..].split_whitespace().nth(1);
+        assert_eq!(hard, Some(value.to_string().as_str()), "{limits}");
+    }
+}
+
+#[test]
 fn a_process_may_open_as_many_files_as_the_spec_says() {
     // dup2(2)
     let [last, next] = [("33 0 19", "19"), ("33 0 20", "EBADF")];

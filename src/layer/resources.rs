@@ -27,10 +27,14 @@ impl Armed {
     }
 
     /// Stands in for a cgroup that this host cannot give: the processes of the jail's user together,
-    /// and the data of each.
+    /// and the data of each. Lower limits of the caller hold.
     pub fn instead_of_cgroup(&mut self, memory: u64, processes: u64) {
-        self.limits.push((Resource::RLIMIT_NPROC, "processes", processes));
-        self.limits.push((Resource::RLIMIT_DATA, "data of a process", memory));
+        for (resource, words, value) in [
+            (Resource::RLIMIT_NPROC, "processes", processes),
+            (Resource::RLIMIT_DATA, "data of a process", memory),
+        ] {
+            self.limits.push((resource, words, at_most_the_callers(resource, value)));
+        }
     }
 
     /// Never asks for more than the caller has: a hard limit cannot be raised, but by root.
@@ -40,9 +44,7 @@ impl Armed {
             let _ = setrlimit(Resource::RLIMIT_CORE, CORE_SIZE, CORE_SIZE);
         }
         for (resource, _, value) in &mut self.limits {
-            if let Ok((_, hard)) = getrlimit(*resource) {
-                *value = (*value).min(hard);
-            }
+            *value = at_most_the_callers(*resource, *value);
         }
         self
     }
@@ -65,6 +67,10 @@ impl Armed {
         }
         Ok(())
     }
+}
+
+fn at_most_the_callers(resource: Resource, value: u64) -> u64 {
+    getrlimit(resource).map_or(value, |(_, hard)| value.min(hard))
 }
 
 /// A core file is written by a helper of the host, as root, from what the jail put in memory. For a helper
