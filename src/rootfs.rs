@@ -93,6 +93,17 @@ pub enum RootfsError {
         /// What is wrong.
         fault: &'static str,
     },
+    /// The state directory, or what every build needs in it, cannot be made.
+    #[error("cannot {verb} {path}")]
+    StateUnusable {
+        /// What was attempted.
+        verb: &'static str,
+        /// On what.
+        path: HostPath,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The plan failed.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -224,6 +235,7 @@ impl StageError for RootfsError {
             RootfsError::StateUnsafe { .. } => {
                 "set JAILMK_STATE to a directory that you own and nobody else can write"
             }
+            RootfsError::StateUnusable { .. } => "set JAILMK_STATE to a directory in which you can write",
             RootfsError::Manifest(error) => return error.hints(),
             RootfsError::Copy { fault: CopyFault::Changed | CopyFault::Vanished, .. } => {
                 "is the host being upgraded? run `jailmk build` again when that is done"

@@ -133,6 +133,27 @@ fn a_full_disk_leaves_nothing_half_written() {
 }
 
 #[test]
+fn a_read_only_state_directory_is_refused_with_the_way_to_another() {
+    let refused = |jail: Jail, before: &str, words: &str| {
+        // For root's jails the namespace of another user is another host.
+        let user = if is_root() { "" } else { "--user --map-root-user" };
+        let script = format!(
+            "exec unshare {user} --mount sh -c '
+            mkdir -p \"$JAILMK_STATE\" && mount -t tmpfs -o size=40M,mode=700 none \"$JAILMK_STATE\" || exit 9
+            {before}
+            mount -o remount,bind,ro \"$JAILMK_STATE\" || exit 9
+            exec env JAILMK_STATE=\"$JAILMK_STATE$below\" \"$@\"' sh \"$@\""
+        );
+        let ran = jail.fresh_state().by_shell(&script).sh("true").refused(125, words);
+        assert!(ran.stderr.contains("hint: set JAILMK_STATE to a directory"), "{ran}");
+    };
+    refused(Jail::tools(""), "below=/new", "cannot make the state directory");
+    refused(Jail::tools(""), "", "rootfs: Read-only file system");
+    let review = Jail::tools("[workspace]\nmode = \"review\"\npath = \".\"\n");
+    refused(review, "\"$1\" build \"$3\" >/dev/null || exit 9", "EROFS: Read-only file system");
+}
+
+#[test]
 fn a_directory_that_is_not_ours_is_not_built_into() {
     let jail = Jail::tools("");
     let foreign = jail.place.file("out/precious", "x");

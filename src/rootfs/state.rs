@@ -56,7 +56,7 @@ impl State {
     /// It cannot be made, or others than the caller can write in it.
     pub fn at(path: HostPath) -> Result<State, RootfsError> {
         DirBuilder::new().recursive(true).mode(0o700).create(path.as_path()).map_err(|source| {
-            RootfsError::Io { verb: "make the state directory", path: path.clone(), source }
+            RootfsError::StateUnusable { verb: "make the state directory", path: path.clone(), source }
         })?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let fd = open(path.as_path(), flags, Mode::empty()).map_err(failed("open", &path))?;
@@ -99,15 +99,19 @@ impl State {
             Ok(()) | Err(Errno::EEXIST) => directory::open_to_read(parent, name),
             Err(errno) => Err(errno),
         };
-        let rootfs = make(self.fd.as_fd(), "rootfs").map_err(failed("make", &rootfs_path))?;
+        let unusable = |verb, path: &HostPath| {
+            let path = path.clone();
+            move |errno: Errno| RootfsError::StateUnusable { verb, path, source: errno.into() }
+        };
+        let rootfs = make(self.fd.as_fd(), "rootfs").map_err(unusable("make", &rootfs_path))?;
         let stays = Flock::lock(rootfs, FlockArg::LockShared)
             .map_err(|(_, errno)| failed("lock", &rootfs_path)(errno))?;
-        let fd = make(stays.as_fd(), &name).map_err(failed("make", &path))?;
+        let fd = make(stays.as_fd(), &name).map_err(unusable("make", &path))?;
         refuse_unsafe(&fstat(&fd).map_err(failed("inspect", &path))?, &path)?;
         let origin = Remembered::of(spec).text();
         if directory::read_file(fd.as_fd(), SPEC).ok().as_deref() != Some(origin.as_bytes()) {
             directory::replace_file(fd.as_fd(), SPEC.as_ref(), OWN, origin.as_bytes())
-                .map_err(failed("write", &path.join(SPEC)))?;
+                .map_err(unusable("write", &path.join(SPEC)))?;
         }
         Ok(SpecDirectory { fd, path, _stays: stays })
     }

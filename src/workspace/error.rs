@@ -154,6 +154,9 @@ impl StageError for ReviewError {
                 one("`jailmk discard` drops the changes; or put the directory back that was there")
             }
             ReviewError::Several { .. } => one("call it in one of these directories"),
+            ReviewError::State { cause: Errno::EROFS, .. } => {
+                one("set JAILMK_STATE to a directory in which you can write")
+            }
             ReviewError::Damaged { .. } => one("`jailmk discard` drops the changes, and the file with them"),
             ReviewError::Path { .. } => one("name it relative to the workspace"),
             ReviewError::Unchanged { .. } => one("`jailmk diff` lists what was changed"),
