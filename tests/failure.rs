@@ -235,6 +235,33 @@ fn a_spec_that_changes_is_built_anew() {
 }
 
 #[test]
+fn what_runs_from_another_tree_than_before_is_told_in_one_line_also_in_a_log() {
+    let jail = Jail::tools("");
+    let first = jail.sh("cat /etc/motd 2>/dev/null; :").succeeded();
+    let text = fs::read_to_string(jail.spec_path()).expect("read the spec");
+    let motd = jail.place.file("motd", "one\n");
+    let source = format!("[rootfs]\nfiles = [{{ from = {motd:?}, to = \"/etc/motd\" }}]\n");
+    fs::write(jail.spec_path(), text.replacen("[rootfs]\n", &source, 1)).expect("write the spec");
+    let spec = jail.sh("cat /etc/motd").succeeded();
+    let same = jail.sh("cat /etc/motd").succeeded();
+    fs::write(&motd, "two and more\n").expect("write a file");
+    let file = jail.sh("cat /etc/motd").succeeded();
+    assert_eq!(
+        [&*first.stdout, &spec.stdout, &same.stdout, &file.stdout],
+        ["", "one\n", "one\n", "two and more\n"]
+    );
+    let nothing = Vec::<&str>::new();
+    assert_eq!((first.complaints(), same.complaints()), (nothing.clone(), nothing), "{first} {same}");
+    assert_eq!(
+        spec.complaints(),
+        ["jailmk: building jail: the spec or jailmk changed since it was built"],
+        "{spec}"
+    );
+    let changed = format!("jailmk: building jail: {} changed since it was built", motd.display());
+    assert_eq!(file.complaints(), [changed.as_str()], "{file}");
+}
+
+#[test]
 fn a_spec_that_others_can_change_is_refused() {
     let jail = Jail::tools("");
     fs::set_permissions(jail.spec_path(), fs::Permissions::from_mode(0o666)).expect("chmod");

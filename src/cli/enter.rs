@@ -240,13 +240,12 @@ impl Start {
     /// The tree, built anew unless it is there and up to date.
     fn rootfs(&self, current: Current) -> Result<Rootfs, Failure> {
         let name = &self.spec.name;
-        let doing = match current {
+        match current {
             Some((rootfs, Freshness::Fresh)) => return Ok(rootfs),
-            Some((_, Freshness::Stale(why))) => format!("building {name}: {why}"),
-            None => format!("building {name}"),
-        };
-        if io::stderr().is_terminal() {
-            say(doing);
+            // In every log: what runs from now on is not what ran before.
+            Some((_, Freshness::Stale(why))) => say(format_args!("building {name}: {why}")),
+            None if io::stderr().is_terminal() => say(format_args!("building {name}")),
+            None => {}
         }
         let built = shown(name, |progress| {
             let began = Some(SystemTime::now());
