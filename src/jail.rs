@@ -92,7 +92,9 @@ impl Jail {
         };
         let flags = Attributes { read_only: true, nodev: true, noexec: false };
         let shown = mounted::scratch_places(spec);
-        let mounts = mounted::plan(spec, setting, &shown)?;
+        let identity = identity_of(spec, setting.caller)?;
+        let mut mounts = mounted::plan(spec, setting, &shown)?;
+        mounts.iter_mut().for_each(|planned| planned.map_to(&identity));
         let landlock = landlock_of(spec, &shown, &mounts, &mut weaker)?;
         if spec.workspace.as_ref().is_some_and(|workspace| workspace.mode == WorkspaceMode::Direct) {
             weaker.push(
@@ -109,8 +111,8 @@ impl Jail {
         }
         Ok(Jail {
             name: spec.name.clone(),
-            identity: identity_of(spec, setting.caller)?,
-            tree: Tree { source: tree, flags, prepared: None },
+            identity,
+            tree: Tree::new(tree, flags),
             mounts: mounts.into_iter().map(|planned| planned.mounted).collect(),
             scratch: scratch::Armed::new(shared_bytes(spec, setting.default_disk)?, shown),
             resources,

@@ -7,9 +7,12 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use jail::{Jail, has_landlock, need_landlock};
+use jail::{Jail, has_landlock, is_root, need_landlock, need_root};
 use nix::unistd::geteuid;
 use serde_json::Value;
+
+/// What a directory of root's counts for when root calls.
+const AS_ROOT: f64 = 1.0;
 
 /// The answer of `check --json`, whatever its exit status.
 fn weighed(jail: &Jail) -> Value {
@@ -112,7 +115,9 @@ fn each_thing_that_is_opened_raises_the_total_by_its_row() {
             .find(|row| row["name"] == name)
             .map_or(0.0, |row| row["exposure"].as_f64().expect("a number"));
         let raised = exposure(&weighed, name) - before;
-        let expected = (total(&weighed) - total(&base) - raised).abs();
+        // A directory of root's, when root calls, counts by a row of its own.
+        let as_root = if name.starts_with('/') && is_root() { AS_ROOT } else { 0.0 };
+        let expected = (total(&weighed) - total(&base) - raised - as_root).abs();
         // Loopback is as open as none where the kernel cannot deny TCP.
         let same = !has_landlock() && sections.contains("loopback");
         assert!(same || raised != 0.0, "{text}: {weighed:#}");
@@ -335,6 +340,52 @@ fn writing_to_what_runs_outside_is_worse_than_reading_it() {
     assert_eq!(mount("read-only"), 0.1);
     // Its programs, and what agents would obey there.
     assert_eq!(mount("read-write"), 6.0);
+}
+
+/// How many rows say that something is read as root.
+fn rows_as_root(weighed: &Value) -> usize {
+    let rows = weighed["rows"].as_array().expect("rows");
+    rows.iter().filter(|row| row["name"].as_str().is_some_and(|name| name.ends_with(" as root"))).count()
+}
+
+#[test]
+fn a_directory_of_root_s_that_root_mounts_counts_by_itself_and_a_file_that_is_named_does_not() {
+    if !need_root() {
+        return;
+    }
+    let mounting = |from: &str, mode: &str| {
+        let jail =
+            Jail::tools(format!("[[mount]]\nfrom = \"PLACE/{from}\"\nto = \"/tmp/a\"\nmode = \"{mode}\"\n"));
+        jail.place.file("here/key", "x");
+        jail
+    };
+    for mode in ["read-only", "read-write"] {
+        let directory = mounting("here", mode);
+        let weighed = weighed(&directory);
+        assert_eq!(exposure(&weighed, "/tmp/a as root"), AS_ROOT);
+        assert!(found(&weighed, "/tmp/a as root").starts_with("as its owner root: the jail reads"));
+        let advice = row(&weighed, "/tmp/a as root")["advice"].as_str().expect("advice");
+        assert!(advice.contains("name the single files"), "{advice}");
+        assert_eq!(rows_as_root(&self::weighed(&mounting("here/key", mode))), 0);
+        // The group as well.
+        for (uid, gid, count) in [(12_345, 12_345, 0), (12_345, 0, 1), (0, 12_345, 1)] {
+            std::os::unix::fs::chown(directory.place.join("here"), Some(uid), Some(gid)).expect("chown");
+            assert_eq!(rows_as_root(&self::weighed(&directory)), count, "{uid}:{gid}");
+        }
+    }
+}
+
+#[test]
+fn the_parts_of_a_direct_workspace_that_are_mounts_again_count_once_as_root_s() {
+    if !need_root() {
+        return;
+    }
+    let jail = Jail::tools("[workspace]\nmode = \"direct\"\npath = \"PLACE/work\"\n");
+    jail.place.file("work/.vscode/tasks.json", "{}");
+    jail.place.file("work/.github/workflows/ci.yml", "");
+    let weighed = weighed(&jail);
+    row(&weighed, "/workspace/.vscode");
+    assert_eq!((rows_as_root(&weighed), exposure(&weighed, "/workspace as root")), (1, AS_ROOT));
 }
 
 #[test]

@@ -55,6 +55,27 @@ fn what_root_s_jail_writes_belongs_to_the_owner_of_the_directory() {
 }
 
 #[test]
+fn as_whom_a_mount_is_read_stands_in_the_plan_and_is_what_the_jail_reads() {
+    let jail = Jail::tools("[[mount]]\nfrom = \"PLACE/data\"\nto = \"/tmp/data\"\n");
+    let key = jail.place.file("data/key", "secret\n");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("chmod");
+    let owners: &[(u32, u32, &str)] = match is_root() {
+        true => &[(0, 0, ", as its owner root"), (12_345, 12_346, ", as its owner uid 12345 and gid 12346")],
+        // The jail is the caller, whose files they are.
+        false => &[(u32::MAX, u32::MAX, "")],
+    };
+    for (uid, gid, words) in owners {
+        for path in ["data", "data/key"] {
+            chown(jail.place.join(path), Some(*uid), Some(*gid)).expect("chown");
+        }
+        let plan = jail.jailmk("enter", &["--plan"]).succeeded().stdout;
+        let line = plan.lines().find(|line| line.contains(" on /tmp/data ")).expect("a step");
+        assert!(line.ends_with(&format!("(ro,nosuid,nodev){words}")), "{line}");
+        assert_eq!(jail.prints("cat /tmp/data/key; stat -c %u /tmp/data/key"), "secret\n1000\n");
+    }
+}
+
+#[test]
 fn a_read_only_workspace_takes_no_writes() {
     let jail = Jail::tools("[workspace]\npath = \"PLACE/work\"\n[process]\ncommand = [\"ls\"]\n");
     jail.place.file("work/there", "host\n");

@@ -11,7 +11,7 @@ use crate::caller::Caller;
 use crate::jail::mounted::Mounted;
 use crate::jail::plan::{Plan, Step};
 use crate::layer::mounts::{self, Tree};
-use crate::layer::place::Place;
+use crate::layer::place::{self, Place};
 use crate::spec::RESOLVER;
 
 /// The most that one mount leaves open.
@@ -19,6 +19,9 @@ const MOST: u32 = 90;
 
 /// A socket of which nothing is known: one server, less than the host's whole network.
 const SOCKET: u32 = 10;
+
+/// What is kept for root alone in a directory of root's.
+const AS_ROOT: u32 = 10;
 
 /// Directories that hold more than any command needs.
 const WIDE: &[&str] = &["/", "/home", "/root", "/var", "/run", "/etc", "/mnt", "/media", "/srv", "/tmp"];
@@ -45,7 +48,30 @@ pub(super) fn rows(plan: &Plan, caller: &Caller) -> Vec<Row> {
         mounted.iter().map(|(tree, _)| located::without_links(tree.source.real_path())).collect();
     let homes = Homes::of(caller, &sources);
     let dangers = located::all(caller, &homes);
-    mounted.into_iter().map(|(tree, place)| row(tree, place, &dangers, &homes)).collect()
+    let mut rows = Vec::new();
+    let mut of_root: Vec<&Path> = Vec::new();
+    for (tree, place) in mounted {
+        rows.push(row(tree, place, &dangers, &homes));
+        let source = tree.source.real_path();
+        // The parts of a mount that are mounts again give no more than the whole.
+        if is_read_as_root(tree) && !of_root.iter().any(|above| source.starts_with(above)) {
+            rows.push(read_as_root(tree, place));
+            of_root.push(source);
+        }
+    }
+    rows
+}
+
+/// A single file is what the spec says; what is in a directory of root's for root alone, nobody has looked up.
+fn is_read_as_root(tree: &Tree) -> bool {
+    tree.is_read_as_root() && tree.source.kind == place::Kind::Directory
+}
+
+fn read_as_root(tree: &Tree, place: &Place) -> Row {
+    let found = format!("{}: the jail reads what only they may read in it", mounts::As(tree));
+    Row::new(format!("{} as root", place.path()), AS_ROOT, AS_ROOT, found).advice(
+        "name the single files that the command reads, or let the directory belong to another user than root",
+    )
 }
 
 fn row(tree: &Tree, place: &Place, dangers: &[Located], homes: &Homes) -> Row {

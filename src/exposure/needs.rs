@@ -3,7 +3,7 @@
 use crate::host::{Finding, Status};
 use crate::jail::mounted::Mounted;
 use crate::jail::plan::{Plan, Step};
-use crate::layer::identity::Standing;
+use crate::layer::mounts::Owners;
 
 /// The findings without which this plan cannot be executed here.
 pub fn lacking<'f>(plan: &Plan, findings: &'f [Finding]) -> Vec<&'f Finding> {
@@ -31,7 +31,7 @@ fn wanted(plan: &Plan) -> Vec<&'static str> {
     for step in &plan.steps {
         names.extend(of_step(step));
     }
-    if plan.identity.standing == Standing::Operator && plan.steps.iter().any(is_of_others(plan)) {
+    if plan.steps.iter().any(is_of_others) {
         names.push("idmapped mount");
     }
     names
@@ -70,12 +70,11 @@ fn of_step(step: &Step) -> &'static [&'static str] {
 }
 
 /// Writable files that are not the jail's own appear as such by a mapped mount.
-fn is_of_others(plan: &Plan) -> impl Fn(&Step) -> bool {
-    let own = (plan.identity.uid, plan.identity.gid);
-    move |step| match step {
-        Step::Mount(Mounted::Host(mount)) => !mount.tree.flags.read_only && mount.tree.source.owner != own,
+fn is_of_others(step: &Step) -> bool {
+    match step {
+        Step::Mount(Mounted::Host(mount)) => mount.tree.owners == Owners::Mapped,
         // The changes lie under the owner of the workspace.
-        Step::Mount(Mounted::Overlay(overlay)) => overlay.lower.source.owner != own,
+        Step::Mount(Mounted::Overlay(overlay)) => overlay.lower.owners == Owners::Mapped,
         _ => false,
     }
 }

@@ -9,7 +9,8 @@ use nix::errno::Errno;
 
 use super::error::JailError;
 use super::{Effect, Setting, hidden};
-use crate::layer::mounts::{self, Source, Tree};
+use crate::layer::identity::{Identity, Standing};
+use crate::layer::mounts::{self, Owners, Source, Tree};
 use crate::layer::overlay;
 use crate::layer::place::{Kind, Missing, Place};
 use crate::layer::scratch;
@@ -67,6 +68,26 @@ pub(super) struct Planned {
 }
 
 impl Planned {
+    /// Shows the owner's files as the jail's own, where root calls: the jail's uid could not reach them.
+    pub fn map_to(&mut self, identity: &Identity) {
+        if identity.standing != Standing::Operator {
+            return;
+        }
+        let own = (identity.uid, identity.gid);
+        match &mut self.mounted {
+            Mounted::Host(mounts::Armed { tree, .. }) => {
+                let owners = if tree.flags.read_only { Owners::MappedIfPossible } else { Owners::Mapped };
+                tree.map_to(own, owners);
+            }
+            Mounted::Overlay(overlay) => {
+                for tree in [&mut overlay.lower, &mut overlay.store] {
+                    tree.map_to(own, Owners::Mapped);
+                }
+            }
+            Mounted::Hidden(_) | Mounted::Tmpfs(_) => {}
+        }
+    }
+
     fn host(place: JailPath, tree: Tree, missing: Missing) -> Planned {
         let writable = if tree.flags.read_only { Writable::No } else { Writable::Yes };
         let mount_point = Place::new(&place, tree.source.kind, missing);
@@ -171,7 +192,7 @@ fn reviewed(source: &HostSource<'_>, lower: Tree, changes: &HostPath) -> Result<
             return Err(JailError::Source { role: "changes", path, at, cause });
         }
     };
-    let store = Tree { flags: lower.flags, source: store, prepared: None };
+    let store = Tree::new(store, lower.flags);
     let place = Place::new(&source.place, lower.source.kind, Missing::Fail);
     let mounted = Mounted::Overlay(overlay::Armed::new(lower, store, place));
     Ok(Planned { place: source.place.clone(), mounted, writable: Writable::Yes })
@@ -224,7 +245,7 @@ fn keep(planned: &mut BTreeMap<JailPath, Planned>, place: &JailPath, above: &Tre
         source.owner = above.source.owner;
         let is_last = names.peek().is_none();
         let flags = Attributes { read_only: is_last, ..above.flags };
-        let tree = Tree { source, flags, prepared: None };
+        let tree = Tree::new(source, flags);
         match planned.entry(place.clone()) {
             Entry::Vacant(entry) => {
                 entry.insert(Planned::host(place.clone(), tree, Missing::Fail));
@@ -246,7 +267,7 @@ fn resolver_of_host(spec: &Spec) -> Option<Planned> {
     let place = JailPath::new(RESOLVER).expect("BUG: a constant path is absolute");
     let source = Source::open(&HostPath::root().join(RESOLVER)).ok()?;
     let flags = Attributes { read_only: true, nodev: true, noexec: true };
-    Some(Planned::host(place, Tree { source, flags, prepared: None }, Missing::Fail))
+    Some(Planned::host(place, Tree::new(source, flags), Missing::Fail))
 }
 
 /// A host path as the spec wants it.
@@ -300,7 +321,7 @@ impl HostSource<'_> {
         }
         let read_only = self.access == Access::ReadOnly;
         let flags = Attributes { read_only, nodev: true, noexec: !self.exec };
-        Ok(Some(Tree { source, flags, prepared: None }))
+        Ok(Some(Tree::new(source, flags)))
     }
 }
 

@@ -16,7 +16,7 @@ use crate::jail::plan::{Plan, Step};
 use crate::jail::supervisor::{End, ORDERS, OnStart, Running, Signals, Started, Supervisor};
 use crate::jail::terminal::CallerTerminal;
 use crate::layer::identity::{Identity, Standing};
-use crate::layer::mounts::{self, Tree};
+use crate::layer::mounts::{self, Owners, Tree};
 use crate::layer::namespaces::Inodes;
 use crate::layer::{cgroup, disk};
 use crate::rootfs::RootfsError;
@@ -92,14 +92,14 @@ pub fn run(mut plan: Plan, supervision: Supervision<'_>) -> Result<End, SpawnErr
 }
 
 /// Makes the detached trees of host directories while root's rights are at hand: the jail's uid could
-/// not reach them. Trees that the jail may write show their owner's files as the jail's own.
+/// not reach them.
 fn prepare_as_root(plan: &mut Plan) -> Result<(), SpawnError> {
     let mut namespaces = OwnerNamespaces { identity: plan.identity, made: Vec::new() };
     for step in &mut plan.steps {
         let words = step.to_string();
         if let Step::Mount(Mounted::Overlay(overlay)) = step {
             for tree in [&mut overlay.lower, &mut overlay.store] {
-                let made = namespaces.prepare(tree, Owners::Mapped, Submounts::LeftOut);
+                let made = namespaces.prepare(tree, Submounts::LeftOut);
                 let failed = |cause| SpawnError::Prepare { what: words.clone(), cause };
                 tree.prepared = Some(made.map_err(failed)?);
             }
@@ -112,8 +112,7 @@ fn prepare_as_root(plan: &mut Plan) -> Result<(), SpawnError> {
                 (tree, made)
             }
             Step::Mount(Mounted::Host(mounts::Armed { tree, .. })) => {
-                let owners = if tree.flags.read_only { Owners::MappedIfPossible } else { Owners::Mapped };
-                let made = namespaces.prepare(tree, owners, Submounts::Included);
+                let made = namespaces.prepare(tree, Submounts::Included);
                 (tree, made)
             }
             _ => continue,
@@ -123,15 +122,6 @@ fn prepare_as_root(plan: &mut Plan) -> Result<(), SpawnError> {
     Ok(())
 }
 
-/// Whether a tree must show its owner's files as the jail's own.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Owners {
-    /// It must.
-    Mapped,
-    /// Where it may only read, the jail does with what others may read.
-    MappedIfPossible,
-}
-
 /// The user namespaces that trees are mapped by, one for each owner: it takes a process to make one.
 struct OwnerNamespaces {
     identity: Identity,
@@ -139,12 +129,12 @@ struct OwnerNamespaces {
 }
 
 impl OwnerNamespaces {
-    fn prepare(&mut self, tree: &Tree, owners: Owners, submounts: Submounts) -> io::Result<OwnedFd> {
+    fn prepare(&mut self, tree: &Tree, submounts: Submounts) -> io::Result<OwnedFd> {
         let detached = tree.source.clone_with(submounts)?;
-        if tree.source.owner != (self.identity.uid, self.identity.gid) {
+        if tree.owners != Owners::AsOnHost {
             match mount::map_owners(detached.as_fd(), self.of(tree.source.owner)?) {
                 Ok(()) => {}
-                Err(_) if owners == Owners::MappedIfPossible => {}
+                Err(_) if tree.owners == Owners::MappedIfPossible => {}
                 Err(Errno::EINVAL) => return Err(io::Error::other(NoIdmap)),
                 Err(error) => return Err(error.into()),
             }

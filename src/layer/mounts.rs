@@ -89,6 +89,17 @@ impl fmt::Display for Source {
     }
 }
 
+/// Whose the files of a tree are, as the jail sees them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owners {
+    /// As on the host.
+    AsOnHost,
+    /// Those of the source's owner are the jail's own: what only that owner may read, the jail reads.
+    Mapped,
+    /// The same where the file system can; elsewhere the jail does with what others may read.
+    MappedIfPossible,
+}
+
 /// A source with its flags, which becomes a mount.
 #[derive(Debug)]
 pub struct Tree {
@@ -96,11 +107,30 @@ pub struct Tree {
     pub source: Source,
     /// How.
     pub flags: Attributes,
+    /// As whom.
+    pub owners: Owners,
     /// The detached tree when the parent, being root, has made it already.
     pub prepared: Option<OwnedFd>,
 }
 
 impl Tree {
+    /// A tree as it is on the host.
+    pub fn new(source: Source, flags: Attributes) -> Tree {
+        Tree { source, flags, owners: Owners::AsOnHost, prepared: None }
+    }
+
+    /// Shows the owner's files as those of `own`, a jail's host uid and gid.
+    pub fn map_to(&mut self, own: (u32, u32), owners: Owners) {
+        if self.source.owner != own {
+            self.owners = owners;
+        }
+    }
+
+    /// Whether the jail reads what only the host's root, or its group, may.
+    pub fn is_read_as_root(&self) -> bool {
+        self.owners != Owners::AsOnHost && (self.source.owner.0 == 0 || self.source.owner.1 == 0)
+    }
+
     /// The detached tree with its flags set.
     ///
     /// # Errors
@@ -139,7 +169,24 @@ impl Armed {
 
 impl fmt::Display for Armed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "mount {} on {} ({})", self.tree.source, self.place, Words(self.tree.flags))
+        let Tree { source, flags, .. } = &self.tree;
+        write!(f, "mount {source} on {} ({})", self.place, Words(*flags))?;
+        if self.tree.owners == Owners::AsOnHost { Ok(()) } else { write!(f, ", {}", As(&self.tree)) }
+    }
+}
+
+/// As whom a tree is seen.
+pub struct As<'a>(pub &'a Tree);
+
+impl fmt::Display for As<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (uid, gid) = self.0.source.owner;
+        match (self.0.owners, uid) {
+            (Owners::AsOnHost, _) => return f.write_str("as on the host"),
+            (_, 0) => f.write_str("as its owner root")?,
+            (_, uid) => write!(f, "as its owner uid {uid}")?,
+        }
+        if gid == uid { Ok(()) } else { write!(f, " and gid {gid}") }
     }
 }
 

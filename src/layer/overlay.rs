@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 
-use crate::layer::mounts::Tree;
+use crate::layer::mounts::{As, Tree};
 use crate::layer::place::Place;
 use crate::sys::mount::{self, Attributes};
 
@@ -104,8 +104,11 @@ impl fmt::Display for Armed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "mount an overlay on {} (rw,nosuid,nodev): below {}, above it the jail's changes in {}",
-            self.place, self.lower.source, self.store.source
+            "mount an overlay on {} (rw,nosuid,nodev): below {} {}, above it the jail's changes in {}",
+            self.place,
+            self.lower.source,
+            As(&self.lower),
+            self.store.source
         )
     }
 }
