@@ -39,6 +39,7 @@ mod place;
 pub mod policy;
 pub mod protected;
 pub mod renames;
+mod reserve;
 pub mod session;
 pub mod sessions;
 pub mod threeway;

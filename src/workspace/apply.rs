@@ -140,6 +140,7 @@ pub fn apply(
     ask: Option<Ask<'_>>,
 ) -> Result<Outcome, ReviewError> {
     session.lock_to("apply")?;
+    session.check_saved()?;
     let (upper, host) = (session.upper()?, session.host()?);
     let mut changes = session.changes()?;
     let judgements = policy.judge(&mut changes, &upper, &host);
@@ -385,7 +386,7 @@ impl<'a> Work<'a> {
     }
 
     fn drop_entry(&self, path: &WorkPath, journal: &mut Journal) -> Result<(), ReviewError> {
-        let save = |journal: &Journal| self.session.save(journal).map_err(|_| Errno::EIO);
+        let save = |journal: &Journal| self.session.store(journal);
         self.upper
             .remove(path, journal, &save)
             .map_err(|cause| self.session.failed("take a change out of", "layers/upper", cause))
@@ -408,7 +409,7 @@ impl<'a> Work<'a> {
                 }
             }
         }
-        let save = |journal: &Journal| self.session.save(journal).map_err(|_| Errno::EIO);
+        let save = |journal: &Journal| self.session.store(journal);
         // The deepest first.
         for directory in directories.iter().rev() {
             self.upper

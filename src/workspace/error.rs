@@ -154,6 +154,9 @@ impl StageError for ReviewError {
                 one("`jailmk discard` drops the changes; or put the directory back that was there")
             }
             ReviewError::Several { .. } => one("call it in one of these directories"),
+            ReviewError::State { cause: Errno::ENOSPC | Errno::EDQUOT, .. } => one(
+                "make room on this disk: `jailmk discard` drops all changes of the jail, `jailmk discard SPEC -- PATH` some",
+            ),
             ReviewError::State { cause: Errno::EROFS, .. } => {
                 one("set JAILMK_STATE to a directory in which you can write")
             }

@@ -1,5 +1,6 @@
 //! Where the changes to one workspace by one spec are kept, and who may work on them.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -15,7 +16,7 @@ use super::changes::{self, Changes};
 use super::error::ReviewError;
 use super::journal::{Journal, Time};
 use super::tree::{Tree, Unreadable};
-use super::{apply, base, pending, upper};
+use super::{apply, base, pending, reserve, upper};
 use crate::caller::Caller;
 use crate::layer::mounts::Source;
 use crate::layer::overlay;
@@ -52,6 +53,14 @@ pub struct Session {
     /// The workspace, unless it is gone and so is the spec.
     host: Option<OwnedFd>,
     held: Option<Flock<File>>,
+    unsaved: RefCell<Option<Unsaved>>,
+}
+
+/// A journal that the disk has no room for. [`RUNNING`] stays beside it: whoever comes next makes the same records
+/// again, or such that take more for a conflict.
+struct Unsaved {
+    journal: Journal,
+    cause: Errno,
 }
 
 /// What [`RUNNING`] holds: `SINCE [PID STARTED]` of a jail, `apply SINCE` of who changes the upper layer.
@@ -130,6 +139,8 @@ impl Session {
         session.check_workspace()?;
         session.prepare_layers(spec).map_err(failed("prepare"))?;
         session.catch_up()?;
+        session.check_saved()?;
+        reserve::take(session.fd()).map_err(failed("reserve room in"))?;
         session.write(RUNNING, since.to_string().as_bytes())?;
         Ok(session)
     }
@@ -143,7 +154,16 @@ impl Session {
     ) -> Result<Session, ReviewError> {
         let host = directory::open_to_read(nix::fcntl::AT_FDCWD, workspace.as_path())
             .map_err(|cause| ReviewError::State { verb: "open", path: workspace.clone(), cause })?;
-        Ok(Session { name, workspace, owner: source.owner, path, fd, host: Some(host), held: None })
+        Ok(Session {
+            name,
+            workspace,
+            owner: source.owner,
+            path,
+            fd,
+            host: Some(host),
+            held: None,
+            unsaved: RefCell::default(),
+        })
     }
 
     /// What is left of one, also when its workspace is not there any more.
@@ -151,7 +171,7 @@ impl Session {
         let source = Source::open(&workspace).ok();
         let host = directory::open_to_read(nix::fcntl::AT_FDCWD, workspace.as_path()).ok();
         let owner = source.map_or((0, 0), |source| source.owner);
-        Session { name, workspace, owner, path, fd, host, held: None }
+        Session { name, workspace, owner, path, fd, host, held: None, unsaved: RefCell::default() }
     }
 
     /// Keeps others from changing anything; what an earlier process left half-done is finished.
@@ -259,7 +279,8 @@ impl Session {
         }
     }
 
-    /// Puts what the jail changed into the journal.
+    /// Puts what the jail changed into the journal; on a full disk into one in memory, with which changes can be
+    /// looked at and dropped, and nothing else (see [`Session::check_saved`]).
     ///
     /// # Errors
     /// A tree cannot be read, or the state not be written.
@@ -273,7 +294,14 @@ impl Session {
         let (upper, host) = (self.upper()?, self.host()?);
         changes::survey(&upper, &host, &mut journal, since)?;
         base::keep(self, &upper, &host, &mut journal);
-        self.save(&journal)?;
+        match self.store(&journal) {
+            Ok(()) => drop(self.unsaved.take()),
+            Err(cause) if reserve::is_full(cause) => {
+                self.unsaved.replace(Some(Unsaved { journal, cause }));
+                return Ok(());
+            }
+            Err(cause) => return Err(self.failed("write", JOURNAL, cause)),
+        }
         base::tidy(self, &journal)?;
         match unlinkat(&self.fd, RUNNING, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
@@ -288,6 +316,17 @@ impl Session {
     pub fn started(&self, since: Time, pid: Pid) -> Result<(), ReviewError> {
         let started = start_time(pid.as_raw()).unwrap_or_default();
         self.write(RUNNING, format!("{since} {pid} {started}").as_bytes())
+    }
+
+    /// What is applied, and what a jail changes on top, is told from the rest by the journal on the disk.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub(super) fn check_saved(&self) -> Result<(), ReviewError> {
+        match self.unsaved.borrow().as_ref() {
+            Some(unsaved) => Err(self.failed("write", JOURNAL, unsaved.cause)),
+            None => Ok(()),
+        }
     }
 
     fn running(&self) -> Result<Option<Running>, ReviewError> {
@@ -359,6 +398,9 @@ impl Session {
     /// # Errors
     /// It is damaged.
     pub fn journal(&self) -> Result<Journal, ReviewError> {
+        if let Some(unsaved) = self.unsaved.borrow().as_ref() {
+            return Ok(unsaved.journal.clone());
+        }
         match self.read(JOURNAL)? {
             None => Ok(Journal::default()),
             Some(bytes) => {
@@ -372,11 +414,21 @@ impl Session {
     /// # Errors
     /// The disk is full, or fails.
     pub fn save(&self, journal: &Journal) -> Result<(), ReviewError> {
-        self.write(JOURNAL, &journal.bytes())
+        self.store(journal).map_err(|cause| self.failed("write", JOURNAL, cause))
+    }
+
+    /// The same with the bare error.
+    pub(super) fn store(&self, journal: &Journal) -> Result<(), Errno> {
+        self.replace(JOURNAL, &journal.bytes())
     }
 
     /// Says that changes are being worked on, so that whoever comes next looks at all of them again.
     pub(super) fn mark_unaccounted(&self) -> Result<(), ReviewError> {
+        // The jail's own mark says so already, and since when: no later time may take its place before the
+        // records of then are on the disk.
+        if self.unsaved.borrow().is_some() {
+            return Ok(());
+        }
         self.write(RUNNING, format!("{APPLY}{}", Time::now()).as_bytes())
     }
 
@@ -389,8 +441,16 @@ impl Session {
     }
 
     pub(super) fn write(&self, name: &'static str, bytes: &[u8]) -> Result<(), ReviewError> {
-        directory::replace_file(self.fd.as_fd(), name.as_ref(), OWN, bytes)
-            .map_err(|cause| self.failed("write", name, cause))
+        self.replace(name, bytes).map_err(|cause| self.failed("write", name, cause))
+    }
+
+    /// Where the disk is full, in the room that was reserved.
+    fn replace(&self, name: &'static str, bytes: &[u8]) -> Result<(), Errno> {
+        let replace = || directory::replace_file(self.fd(), name.as_ref(), OWN, bytes);
+        match replace() {
+            Err(cause) if reserve::is_full(cause) && reserve::release(self.fd()) => replace(),
+            other => other,
+        }
     }
 
     pub(super) fn failed(&self, verb: &'static str, name: &str, cause: Errno) -> ReviewError {
@@ -409,6 +469,8 @@ impl Session {
     /// The same when it is locked.
     pub(super) fn empty(&self) -> Result<(), ReviewError> {
         let failed = |cause| self.failed("remove", LAYERS, cause);
+        // What is moved away first takes an entry of a directory, or a directory.
+        reserve::release(self.fd());
         upper::move_to_trash(self.fd.as_fd(), LAYERS.as_ref()).map_err(failed)?;
         upper::move_to_trash(self.fd.as_fd(), base::BASE.as_ref()).map_err(failed)?;
         for name in [JOURNAL, RUNNING] {
