@@ -175,7 +175,8 @@ fn the_top_of_the_tree_is_what_the_spec_makes_and_there_is_no_sys() {
 #[test]
 fn dangerous_entries_of_proc_are_empty() {
     let ran = Jail::small().sh("cd /proc
-        for n in kcore keys kallsyms modules interrupts timer_list slabinfo vmallocinfo sched_debug kmsg sysrq-trigger cmdline schedstat softirqs; do
+        for n in kcore keys kallsyms modules interrupts timer_list slabinfo vmallocinfo sched_debug kmsg sysrq-trigger cmdline schedstat softirqs \
+             crypto diskstats partitions swaps; do
             [ ! -e $n ] || [ ! -s $n ] || echo $n has a size
             [ ! -e $n ] || head -c 1 $n
         done

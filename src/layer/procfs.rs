@@ -12,7 +12,7 @@ use crate::layer::place::Place;
 use crate::sys::mount::{self, Attributes, Submounts};
 
 /// Entries that tell about the host's kernel or hardware, or act on it: hidden under an empty file or
-/// directory. The list is moby's with the kernel's own symbol, memory and driver tables added.
+/// directory. The list is moby's with the kernel's own symbol, memory and driver tables, and those of disks, added.
 const MASKED: &[&CStr] = &[
     // The arguments of jailmk, with paths of the host.
     c"1/cmdline",
@@ -20,6 +20,8 @@ const MASKED: &[&CStr] = &[
     c"asound",
     c"cmdline",
     c"config.gz",
+    c"crypto",
+    c"diskstats",
     c"driver",
     c"interrupts",
     c"kallsyms",
@@ -33,11 +35,13 @@ const MASKED: &[&CStr] = &[
     c"latency_stats",
     c"mdstat",
     c"modules",
+    c"partitions",
     c"sched_debug",
     c"schedstat",
     c"scsi",
     c"slabinfo",
     c"softirqs",
+    c"swaps",
     c"sysrq-trigger",
     c"timer_list",
     c"timer_stats",
