@@ -757,6 +757,29 @@ fn a_tree_that_the_host_turns_into_a_link_meanwhile_is_not_followed() {
     assert!(fs::read_dir(jail.place.join("outside")).expect("list").next().is_none());
 }
 
+#[test]
+fn a_deletion_follows_no_link_whoever_put_it_there() {
+    if !need_overlay() {
+        return;
+    }
+    let jail = reviewed();
+    for name in ["outside/1", "outside/2", "work/d/1", "work/d/2", "work/e/1"] {
+        jail.place.file(name, "host\n");
+    }
+    let outside = snapshot(&jail.place.join("outside"));
+    jail.sh("rm d/1 d/2; rm -rf e; ln -s ../outside e").succeeded();
+    let work = jail.place.join("work");
+    fs::rename(work.join("d"), jail.place.join("d")).expect("rename");
+    symlink("../outside", work.join("d")).expect("make a link");
+    let _ = apply(&jail, &["--overwrite"]);
+    assert_eq!(snapshot(&jail.place.join("outside")), outside, "apply");
+    jail.jailmk("discard", &["--", "e"]).succeeded();
+    let _ = jail.jailmk("discard", &["--", "d"]);
+    jail.jailmk("discard", &[]).succeeded();
+    assert_eq!(snapshot(&jail.place.join("outside")), outside, "discard");
+    assert_eq!(fs::read_dir(jail.place.join("d")).expect("list").count(), 2);
+}
+
 /// Kills `apply` at many moments, and goes on: at no time is a file anything but old or new, and at the end
 /// all is as if nothing had happened. `JAILMK_KILLS` sets how often.
 #[test]
