@@ -53,6 +53,7 @@ fn of_step(step: &Step) -> &'static [&'static str] {
         Step::NoNewPrivileges => &["no_new_privs"],
         Step::Landlock(_) => &["Landlock"],
         Step::Descriptors => &["close_range"],
+        Step::Directory(_) => &["openat2"],
         Step::Seccomp(_) => &["seccomp"],
         Step::BecomeInside
         | Step::DieWithSupervisor
@@ -64,8 +65,7 @@ fn of_step(step: &Step) -> &'static [&'static str] {
         | Step::Session
         | Step::Resources(_)
         | Step::Capabilities(_)
-        | Step::AwaitProceed
-        | Step::Directory(_) => &[],
+        | Step::AwaitProceed => &[],
     }
 }
 
