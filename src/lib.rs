@@ -48,13 +48,13 @@
 //! | idmapped mount | 5.12 | root's workspaces as the jail's user | `enter` fails for a writable mount of others |
 //! | pivot_root | 2.4 | the host's root gone, not hidden | `enter` fails |
 //! | overlay | 5.11 | workspaces in mode `review`; for root from 5.19 on, by idmapped layers | `enter` fails for `mode = "review"` |
-//! | Landlock | 5.13 | files denied a second time; TCP 6.7, device ioctls 6.10, signals and abstract sockets 6.12 | `enter` fails, unless the spec's `degrade` or `landlock` allows it; newer rights are left out |
+//! | Landlock | 5.13 | files denied a second time; renames between directories 5.19, truncation 6.2, TCP 6.7, device ioctls 6.10, signals and abstract sockets 6.12, no audit lines of sandboxes inside 6.15, sockets by path 7.1 | `enter` fails, unless the spec's `degrade` or `landlock` allows it; newer rights are left out |
 //! | seccomp | 3.5 | the system call filter | `enter` fails |
 //! | no_new_privs | 3.5 | setuid programs without effect | `enter` fails |
 //! | cgroup v2 | 4.5 | memory, swap, processors, processes, weight; `cgroup.kill` 5.14, `memory.peak` 5.19, `pids.peak` 6.1, `memory.swap.peak` 6.5 | `enter` fails if a limit is written and not in `degrade`; else rlimits and a line |
 //! | clone into cgroup | 5.7 | limits from the first instruction on | as cgroup v2 |
 //! | close_range | 5.11 | no descriptor of the host inside | `enter` fails |
-//! | openat2 | 5.6 | source trees whose links stay inside | `build` fails |
+//! | openat2 | 5.6 | source trees and workspaces whose links stay inside, a working directory behind no magic link | `build` and `enter` fail |
 //! | session keyring | 2.6.10 | no keys of the host inside | nothing: such a kernel has no keys |
 //! | pidfd | 5.3 | signals that cannot hit another process | `enter` fails |
 
