@@ -326,6 +326,15 @@ fn a_socket_of_unknown_kind_weighs_less_than_the_hosts_network_and_a_known_one_m
     ] {
         assert_eq!(exposure(&mount(name), "/tmp/a"), least, "{name}");
     }
+    // One in a directory is as near.
+    for (name, least) in [("api.sock", unknown), ("docker.sock", 9.0)] {
+        let jail = Jail::tools("[[mount]]\nfrom = \"PLACE/d\"\nto = \"/tmp/a\"\n");
+        let socket = jail.place.directory("d").join(name);
+        let _listener = UnixListener::bind(&socket).expect("listen");
+        let weighed = weighed(&jail);
+        assert_eq!(exposure(&weighed, "/tmp/a"), least, "{weighed:#}");
+        assert!(found(&weighed, "/tmp/a").contains(&format!("holds the socket {name}: ")), "{weighed:#}");
+    }
 }
 
 #[test]

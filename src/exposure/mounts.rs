@@ -12,6 +12,7 @@ use crate::jail::mounted::Mounted;
 use crate::jail::plan::{Plan, Step};
 use crate::layer::mounts::{self, Tree};
 use crate::layer::place::{self, Place};
+use crate::path::printable;
 use crate::spec::RESOLVER;
 
 /// The most that one mount leaves open.
@@ -81,7 +82,7 @@ fn row(tree: &Tree, place: &Place, dangers: &[Located], homes: &Homes) -> Row {
     let writable = !flags.read_only;
     let is_wide = WIDE.iter().any(|wide| Path::new(wide) == source) || homes.are_within(&source);
     let is_installed = INSTALLED.iter().any(|directory| source.starts_with(directory));
-    let is_socket = fs::metadata(&source).is_ok_and(|metadata| metadata.file_type().is_socket());
+    let sockets = sockets(&source);
 
     let mut exposure = match (writable, flags.noexec) {
         (false, _) => 1,
@@ -99,19 +100,29 @@ fn row(tree: &Tree, place: &Place, dangers: &[Located], homes: &Homes) -> Row {
         found.push("programs of the host".into());
     }
     let mut kinds = Vec::new();
-    if is_socket {
+    if !sockets.is_empty() {
         exposure = exposure.max(SOCKET);
-        found.push("a socket: the jail gets what its server gives".into());
-        advice = Some("leave it out, if the command does not need that server");
-        kinds.extend(dangers::socket(&source).map(|kind| Met {
-            kind,
-            relation: Relation::Is,
-            names: Vec::new(),
-        }));
+        let what = match sockets.iter().find(|socket| **socket != source).and_then(|path| path.file_name()) {
+            None => "a socket".to_owned(),
+            Some(name) => format!("holds the socket {}", printable(name)),
+        };
+        found.push(format!("{what}: the jail gets what its server gives"));
+        if !is_wide {
+            advice = Some("leave it out, if the command does not need that server");
+        }
+    }
+    for kind in sockets.iter().filter_map(|socket| dangers::socket(socket)) {
+        if !kinds.iter().any(|met: &Met<'_>| met.kind == kind) {
+            kinds.push(Met { kind, relation: Relation::Is, names: Vec::new() });
+        }
     }
     for danger in dangers {
         let Some(relation) = danger.relation(&source, writable) else { continue };
         match kinds.iter_mut().find(|met: &&mut Met<'_>| met.kind == danger.kind) {
+            // A socket that is known by its place, too.
+            Some(met) if met.names.is_empty() => {
+                *met = Met { kind: danger.kind, relation, names: vec![&danger.name] };
+            }
             // The closest is told.
             Some(met) if met.relation < relation => {}
             Some(met) if met.relation == relation => met.names.push(&danger.name),
@@ -137,6 +148,17 @@ fn row(tree: &Tree, place: &Place, dangers: &[Located], homes: &Homes) -> Row {
         Some(advice) => row.advice(advice),
         None => row,
     }
+}
+
+/// Entries of a directory that are looked at for sockets.
+const ENTRIES: usize = 1024;
+
+/// The socket that is mounted, or those at the top of a directory: to connect to one, it need not be writable.
+fn sockets(source: &Path) -> Vec<PathBuf> {
+    let is_socket =
+        |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
+    let below = fs::read_dir(source).into_iter().flatten().flatten().take(ENTRIES).map(|entry| entry.path());
+    [source.to_owned()].into_iter().chain(below).filter(is_socket).collect()
 }
 
 /// Dangers of one kind that a mount has to do with.
