@@ -128,6 +128,24 @@ fn is_a_repository(jail: &Jail) {
 }
 
 #[test]
+fn git_that_takes_no_optional_locks_leaves_no_change_of_its_index() {
+    if !need_overlay() || !need_program("/usr/bin/git") {
+        return;
+    }
+    let index = |process: &str| {
+        let jail = reviewed_with(&format!("include = [\"git\"]\n{process}"));
+        let outside =
+            format!("cd {} && git init -q && echo a >a && git add a", jail.place.join("work").display());
+        let mut shell = Command::new("/bin/sh");
+        assert!(shell.args(["-c", &outside]).env("HOME", "/").status().expect("run git").success());
+        assert_eq!(jail.prints("git status --short"), "A  a\n");
+        changes(&jail)
+    };
+    assert_eq!(index(""), ["changed  .git/index"]);
+    assert_eq!(index("[process]\nenv = { GIT_OPTIONAL_LOCKS = \"0\" }\n"), [""; 0]);
+}
+
+#[test]
 fn commits_and_branches_come_over() {
     if !need_overlay() {
         return;
