@@ -71,7 +71,7 @@ fn changes_whose_workspace_is_gone_with_the_spec_can_be_dropped() {
     assert_eq!(jail.jailmk("discard", &[]).succeeded().stdout, "discarded all changes\n");
     assert_eq!(jailmk(&jail, &["status"]).succeeded().stdout, "");
     jailmk(&jail, &["gc"]).succeeded();
-    assert_eq!(directories(&jail), [PathBuf::new(); 0]);
+    assert_eq!(directories(&jail).len(), 0);
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn gc_clears_away_what_a_spec_that_is_gone_left_without_changes() {
     // Emptied by hand, and then left.
     other.jailmk("discard", &[]).succeeded();
     jailmk(&jail, &["gc"]).succeeded();
-    assert_eq!(directories(&jail), [PathBuf::new(); 0]);
+    assert_eq!(directories(&jail).len(), 0);
 }
 
 #[test]
