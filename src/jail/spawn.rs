@@ -58,13 +58,13 @@ pub fn run(mut plan: Plan, supervision: Supervision<'_>) -> Result<End, SpawnErr
         .map_err(|e| preparing("make a socket pair")(e.into()))?;
     let (ours, theirs) = (Channel::new(ours), Channel::new(theirs));
     let signals = Signals::block().map_err(|e| preparing("block signals")(e.into()))?;
-    let cgroup = supervision.cgroup.map(cgroup::Armed::directory);
-    let child = match process::clone_into(plan.namespaces.flags(), cgroup) {
+    let directory = supervision.cgroup.map(cgroup::Armed::directory);
+    let child = match process::clone_into(plan.namespaces.flags(), directory) {
         Ok(Side::Child) => {
             drop(ours);
             child::run(&plan, &theirs, supervision.time)
         }
-        Ok(Side::Parent(child)) => Running::new(child),
+        Ok(Side::Parent(child)) => Running::new(child, supervision.cgroup),
         Err(cause) => return Err(preparing(&plan.namespaces.to_string())(cause.into())),
     };
     drop(theirs);

@@ -16,8 +16,8 @@ use crate::jail::control::{Channel, Order, Report};
 use crate::jail::error::SpawnError;
 use crate::jail::plan::Plan;
 use crate::jail::terminal::{CallerTerminal, Relay};
-use crate::layer::disk;
 use crate::layer::namespaces::Inodes;
+use crate::layer::{cgroup, disk};
 use crate::path::printable;
 use crate::sys::memory;
 use crate::sys::process::{self, Child, Origin};
@@ -66,15 +66,16 @@ pub struct Started {
 pub type OnStart<'a> = &'a dyn Fn(&Started);
 
 /// The first process of the jail; killed and waited for when dropped, and with it everything else.
-pub(super) struct Running {
+pub(super) struct Running<'a> {
     child: Child,
+    cgroup: Option<&'a cgroup::Armed>,
     reaped: bool,
 }
 
-impl Running {
-    /// Takes the child over.
-    pub(super) fn new(child: Child) -> Running {
-        Running { child, reaped: false }
+impl Running<'_> {
+    /// Takes the child over, which was cloned into this cgroup.
+    pub(super) fn new(child: Child, cgroup: Option<&cgroup::Armed>) -> Running<'_> {
+        Running { child, cgroup, reaped: false }
     }
 
     /// Its process id outside.
@@ -87,17 +88,26 @@ impl Running {
         self.child.pidfd.try_clone()
     }
 
+    /// Kills it, and all that runs in the jail by that. Where there is a cgroup all at once: thousands that keep the
+    /// processors busy could make the first process wait for one to die on.
+    fn kill(&self) {
+        // ESRCH: it has ended, and only waits to be waited for.
+        let _ = process::signal(self.child.pidfd.as_fd(), Signal::SIGKILL);
+        if let Some(cgroup) = self.cgroup {
+            let _ = cgroup.kill();
+        }
+    }
+
     fn wait(&mut self) {
         while let Err(Errno::EINTR) = waitpid(self.child.pid, None) {}
         self.reaped = true;
     }
 }
 
-impl Drop for Running {
+impl Drop for Running<'_> {
     fn drop(&mut self) {
         if !self.reaped {
-            // ESRCH: it has ended, and only waits to be waited for.
-            let _ = process::signal(self.child.pidfd.as_fd(), Signal::SIGKILL);
+            self.kill();
             self.wait();
         }
     }
@@ -161,7 +171,7 @@ pub(super) struct Supervisor<'a> {
     plan: &'a Plan,
     channel: Channel,
     signals: Signals,
-    child: Running,
+    child: Running<'a>,
     terminal: Option<CallerTerminal>,
     relay: Option<Relay>,
     /// When all is killed at once: while the jail is being made, the end of its time; later, when its first
@@ -181,7 +191,7 @@ impl<'a> Supervisor<'a> {
         plan: &'a Plan,
         channel: Channel,
         signals: Signals,
-        child: Running,
+        child: Running<'a>,
         terminal: Option<CallerTerminal>,
         time: Option<Duration>,
         started: Option<(Started, OnStart<'a>)>,
@@ -405,7 +415,7 @@ impl<'a> Supervisor<'a> {
         if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             self.deadline = None;
             self.timed_out = true;
-            self.signal(Signal::SIGKILL);
+            self.child.kill();
         }
     }
 
