@@ -209,6 +209,14 @@ fn lower_hard_limits_of_the_caller_hold_and_are_no_error() {
 }
 
 #[test]
+fn a_jail_leaves_signals_and_timers_to_the_callers_other_programs() {
+    let limits = Jail::small().prints("cat /proc/self/limits");
+    let line = limits.lines().find(|line| line.starts_with("Max pending signals")).expect("a line");
+    let values: Vec<u32> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    assert!(values.len() == 2 && values.iter().all(|value| *value <= 4096), "{line}");
+}
+
+#[test]
 fn a_process_may_open_as_many_files_as_the_spec_says() {
     // dup2(2)
     let [last, next] = [("33 0 19", "19"), ("33 0 20", "EBADF")];

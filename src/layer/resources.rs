@@ -23,6 +23,7 @@ impl Armed {
         }
         armed.push((Resource::RLIMIT_MEMLOCK, "locked memory", LOCKED_MEMORY));
         armed.push((Resource::RLIMIT_MSGQUEUE, "message queues", MESSAGE_QUEUES));
+        armed.push((Resource::RLIMIT_SIGPENDING, "queued signals and timers", QUEUED_SIGNALS));
         Armed { limits: armed }
     }
 
@@ -81,6 +82,8 @@ const CORE_SIZE: u64 = 1;
 const OPEN_FILES: u64 = 65_536;
 const LOCKED_MEMORY: u64 = 8 << 20;
 const MESSAGE_QUEUES: u64 = 819_200;
+/// Counted for the caller as well, who has some 4,000 for each GiB of the host's memory.
+const QUEUED_SIGNALS: u64 = 4_096;
 
 impl fmt::Display for Armed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
