@@ -170,7 +170,7 @@ fn collect_all(
     for directory in &rootfs.directories {
         collector.enter_directory(directory)?;
     }
-    let (mut closure, reasons) = collector.finish()?;
+    let (mut closure, reasons) = collector.finish(&spec.mounts)?;
     // From another root files beside the spec may come, which that root does not see.
     if root.is_host() {
         closure.looked_at = root.looked_at();

@@ -60,7 +60,7 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     candidates
         .into_iter()
         .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.len().min(word.len()) / 4)
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.len().min(word.len()) / 5)
         .min_by_key(|(distance, candidate)| (*distance, candidate.len()))
         .map(|(_, candidate)| candidate)
 }
@@ -73,5 +73,8 @@ mod tests {
     fn the_nearest_name_is_offered_and_a_far_one_is_not() {
         assert_eq!(nearest("pyhton3", ["python3", "perl", "sh"]), Some("python3"));
         assert_eq!(nearest("frobnicate", ["python3", "perl", "sh"]), None);
+        // Two letters of four are another word.
+        assert_eq!(nearest("node", ["more", "mode", "nose2"]), Some("mode"));
+        assert_eq!(nearest("node", ["more", "nohup"]), None);
     }
 }

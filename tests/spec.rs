@@ -358,9 +358,23 @@ fn the_user_inside_is_a_plain_name_and_never_root() {
 
 #[test]
 fn a_file_stem_that_is_no_host_name_asks_for_a_name() {
-    let error = spec::parse("", "my_agent.toml").unwrap_err();
+    let error = spec::parse("", "my.agent.toml").unwrap_err();
     assert!(error.hints()[0].contains("name = \"my-agent\""), "{:?}", error.hints());
-    assert_eq!(spec::parse("name = 'x'", "my_agent.toml").unwrap().name, "x");
+    assert_eq!(spec::parse("name = 'x'", "my.agent.toml").unwrap().name, "x");
+}
+
+#[test]
+fn an_underscore_of_a_file_stem_is_a_hyphen_of_the_name() {
+    assert_eq!(spec::parse("", "my_agent.toml").unwrap().name, "my-agent");
+}
+
+#[test]
+fn a_program_below_the_home_is_refused_with_its_path_in_full() {
+    let error = spec::parse("[rootfs]\nprograms = ['~/bin/tool']", "a.toml").unwrap_err();
+    let home = std::env::var("HOME").unwrap();
+    let report = Report(&error).to_string();
+    assert!(report.contains("`~` is not expanded here"), "{report}");
+    assert!(report.contains(&format!("write the path in full: {home}/bin/tool")), "{report}");
 }
 
 #[test]

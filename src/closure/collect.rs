@@ -20,7 +20,7 @@ use super::root::{Opened, Resolved, RootError, SourceRoot, jail_path};
 use super::search::{Dependency, Edge, Environment, FeatureRules, Outcome, Search};
 use super::{Closure, ClosureError, Entry, Node, Note, PROGRAM_DIRECTORIES, Reason};
 use crate::path::JailPath;
-use crate::spec::{Placed, Position, Spec};
+use crate::spec::{Mount, Placed, Position, Spec};
 
 /// Directories that the jail makes anew at each enter.
 const VIRTUAL: [&str; 4] = ["proc", "sys", "dev", "run"];
@@ -132,6 +132,7 @@ impl<'r> Collector<'r> {
                 name: program.value.clone(),
                 at: program.at.clone(),
                 nearest: nearest_programs(self.root, &program.value),
+                on_path: on_path(self.root, OsStr::new(&program.value)),
             }
         })?;
         let real = self.enter_followed(&path, &reason, Demand::Required(&program.at), 0)?;
@@ -342,7 +343,7 @@ impl<'r> Collector<'r> {
         Ok(())
     }
 
-    pub fn finish(mut self) -> Result<(Closure, Option<Reasons>), ClosureError> {
+    pub fn finish(mut self, mounts: &[Mount]) -> Result<(Closure, Option<Reasons>), ClosureError> {
         for loader in std::mem::take(&mut self.loaders) {
             let reason = Reason::NeededBy { by: self.place(&loader.path), how: "library look-up".to_owned() };
             if let Some(configuration) = &loader.configuration {
@@ -351,7 +352,7 @@ impl<'r> Collector<'r> {
             self.write_cache(&loader, reason)?;
         }
         self.forget_libraries_below();
-        self.note_dangling_links();
+        self.note_dangling_links(mounts);
         Ok((self.closure, self.reasons))
     }
 
@@ -400,7 +401,7 @@ impl<'r> Collector<'r> {
         });
     }
 
-    fn note_dangling_links(&mut self) {
+    fn note_dangling_links(&mut self, mounts: &[Mount]) {
         let mut notes = Vec::new();
         for (path, entry) in &self.closure.entries {
             let Node::Symlink(target) = &entry.node else { continue };
@@ -408,6 +409,7 @@ impl<'r> Collector<'r> {
                 self.closure.entries.contains_key(&end)
                     || virtual_top(&end).is_some()
                     || ["/tmp", "/home", "/workspace"].iter().any(|top| end.as_path().starts_with(top))
+                    || mounts.iter().any(|mount| end.as_path().starts_with(mount.to.as_path()))
             });
             if !is_there {
                 notes.push(Note::DanglingSymlink { path: path.clone(), target: target.clone() });
@@ -461,6 +463,16 @@ pub fn find_program(root: &SourceRoot, name: &OsStr) -> Option<PathBuf> {
 
 pub fn is_program(root: &SourceRoot, path: &Path) -> bool {
     matches!(root.open_file(path), Ok(Opened::Regular(_, stat)) if stat.st_mode & 0o111 != 0)
+}
+
+/// Where the caller's own PATH has a program. Only to be told: what the jail holds does not depend on PATH.
+fn on_path(root: &SourceRoot, name: &OsStr) -> Option<PathBuf> {
+    if !root.is_host() || name.is_empty() || name.as_bytes().contains(&b'/') {
+        return None;
+    }
+    let directories = std::env::var_os("PATH")?;
+    let paths = std::env::split_paths(&directories).filter(|directory| directory.is_absolute());
+    paths.map(|directory| directory.join(name)).find(|path| is_program(root, path))
 }
 
 fn nearest_programs(root: &SourceRoot, name: &str) -> Vec<String> {

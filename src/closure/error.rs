@@ -25,6 +25,8 @@ pub enum ClosureError {
         at: Position,
         /// Names that are near.
         nearest: Vec<String>,
+        /// Where the caller's own PATH has it, for the hint alone.
+        on_path: Option<PathBuf>,
     },
     /// A program that no loader would load.
     #[error("cannot resolve program {path} ({at})")]
@@ -267,6 +269,18 @@ impl StageError for ClosureError {
             }
         };
         match self {
+            ClosureError::ProgramNotFound { name, on_path: Some(path), .. } => {
+                let (path, name) = (printable(path.as_os_str()), printable(name.as_ref()));
+                vec![
+                    format!(
+                        "your PATH has it at {path}, which is not looked into: name that path in `programs`"
+                    ),
+                    format!(
+                        "so that the jail's PATH finds it, copy it there by `files` instead: \
+                         {{ from = \"{path}\", to = \"/usr/local/bin/{name}\" }}"
+                    ),
+                ]
+            }
             ClosureError::ProgramNotFound { name, nearest, .. } => {
                 let mut hints = meant(nearest);
                 if !name.contains('/') {

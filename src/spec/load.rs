@@ -73,7 +73,7 @@ impl Loader {
         let stem = found.stem.clone();
         let name = match self.add(found)? {
             Some(name) => name.value,
-            None => match value::label(&stem) {
+            None => match value::label(&stem.replace('_', "-")) {
                 Ok(name) => name.to_owned(),
                 Err(source) => {
                     let at = Position { file: shown, line: 1, column: 1 };

@@ -262,16 +262,10 @@ impl StageError for SpecError {
         match self {
             SpecError::Refused { source, .. } => source.hints(),
             SpecError::NotFound { name, .. } => {
-                let near = short(name).and_then(|name| nearest(name, builtin::names()));
-                let built_in = builtin::names().collect::<Vec<_>>();
-                near.map(|near| format!("did you mean `{near}`?"))
-                    .into_iter()
-                    .chain([
-                        format!("built in are {}", list(&built_in)),
-                        "`jailmk init` writes a spec for this directory".into(),
-                        "a path or a command stands behind `--`".into(),
-                    ])
-                    .collect()
+                let mut hints = not_found_hints(name);
+                hints.push("`jailmk init` writes a spec for this directory".into());
+                hints.push("a path or a command stands behind `--`".into());
+                hints
             }
             SpecError::Ambiguous { name, .. } => vec![format!(
                 "write ./{}.toml if the file is meant, else rename the file",
@@ -284,9 +278,21 @@ impl StageError for SpecError {
                 vec!["a path in a spec is relative to the spec".into()]
             }
             SpecError::Profile { .. } => Vec::new(),
-            SpecError::Include { source, .. } => source.hints(),
+            SpecError::Include { source, .. } => match &**source {
+                // `jailmk init` and a command's place are no matter of an include.
+                SpecError::NotFound { name, .. } => not_found_hints(name),
+                other => other.hints(),
+            },
         }
     }
+}
+
+/// The names that could have been meant.
+fn not_found_hints(name: &str) -> Vec<String> {
+    let near = short(name).and_then(|name| nearest(name, builtin::names()));
+    let built_in = builtin::names().collect::<Vec<_>>();
+    let near = near.map(|near| format!("did you mean `{near}`?"));
+    near.into_iter().chain([format!("built in are {}", list(&built_in))]).collect()
 }
 
 impl Unfit {
@@ -333,6 +339,11 @@ impl Refusal {
                 "let the command listen on a port above 1023, and the host forward to it".into(),
                 "or lower the host's `sysctl net.ipv4.ip_unprivileged_port_start`".into(),
             ],
+            Refusal::Value { value, source: ValueError::Tilde, .. } => {
+                let home = crate::caller::Caller::current().home;
+                let path = home.zip(value.strip_prefix("~/")).map(|(home, rest)| home.join(rest));
+                path.map(|path| format!("write the path in full: {path}")).into_iter().collect()
+            }
             Refusal::NotUtf8 => vec!["save it as UTF-8, which TOML asks for".into()],
             _ => Vec::new(),
         }

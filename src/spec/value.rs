@@ -254,6 +254,9 @@ pub(super) fn link_target(path: &str) -> Result<&str, ValueError> {
 
 /// A program: a name, or an absolute path.
 pub(super) fn program(name: &str) -> Result<&str, ValueError> {
+    if name.starts_with("~/") {
+        return Err(ValueError::Tilde);
+    }
     if name.contains('/') && !name.starts_with('/') {
         return Err(ValueError::RelativeProgram);
     }
