@@ -99,6 +99,22 @@ impl SpecArgument {
     fn path(&self) -> Option<PathBuf> {
         crate::spec::path_of(self.spec.as_deref())
     }
+
+    /// What to type behind another command for the same spec: a blank and the arguments, or nothing.
+    fn again(&self) -> String {
+        let trust = if self.trust_spec { " --trust-spec" } else { "" };
+        let spec = self.spec.as_deref().map(|spec| format!(" {}", quoted(spec))).unwrap_or_default();
+        format!("{trust}{spec}")
+    }
+}
+
+/// A word for a shell, in quotes where it needs them.
+fn quoted(word: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+@%:,=".contains(&byte);
+    match word.bytes().all(plain) && !word.is_empty() {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
 }
 
 #[derive(Debug, Args)]

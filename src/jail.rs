@@ -5,6 +5,7 @@ pub mod command;
 pub mod control;
 pub mod error;
 mod hidden;
+pub mod lead;
 pub mod mounted;
 pub mod plan;
 pub mod spawn;

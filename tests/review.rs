@@ -51,7 +51,9 @@ fn the_end_of_a_jail_says_how_much_there_is_to_review() {
     let jail = reviewed();
     assert_eq!(jail.sh("true").succeeded().complaints(), Vec::<&str>::new());
     let ran = jail.sh("echo x >a; mkdir -p b/c; echo x >b/c/d; exit 3").ended(3);
-    assert_eq!(ran.complaints(), ["jailmk: 2 changed paths to review: `jailmk diff`, `jailmk apply`"]);
+    let spec = jail.spec_path().display();
+    let line = format!("jailmk: 2 changed paths to review: `jailmk diff {spec}`, `jailmk apply {spec}`");
+    assert_eq!(ran.complaints(), [line]);
 }
 
 #[test]

@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::time::{Duration, SystemTime};
 
+use nix::errno::Errno;
+
 use crate::caller::Caller;
 use crate::cli::build::resolve;
 use crate::cli::ending::{StatusFd, tell, tell_limits};
@@ -11,6 +13,8 @@ use crate::cli::progress::shown;
 use crate::cli::{Enter, Failure, Outcome, failed, print, say};
 use crate::error::Causes;
 use crate::inherited;
+use crate::jail::error::SpawnError;
+use crate::jail::lead::Lead;
 use crate::jail::plan::{Plan, TerminalWanted};
 use crate::jail::spawn::{self, Supervision};
 use crate::jail::supervisor::{OnStart, Started};
@@ -45,10 +49,11 @@ impl Enter {
         inherited::raise_open_files();
         // Before the jail can write anything: see `workspace`.
         let since = Time::now();
+        let again = self.spec.again();
         let spec = self.spec.load().map_err(failed)?;
         let start = Start::of(spec, self.command, self.timeout, since)?;
         let current = Rootfs::current(&start.state, &start.spec).map_err(failed)?;
-        if self.plan { start.describe(current) } else { start.enter(current, status_fd) }
+        if self.plan { start.describe(current) } else { start.enter(current, status_fd, &again) }
     }
 }
 
@@ -151,8 +156,9 @@ impl Start {
         Ok(0)
     }
 
-    /// Builds what has to be built, runs the command, tells how it ended.
-    fn enter(&self, current: Current, status_fd: Option<&StatusFd>) -> Outcome {
+    /// Builds what has to be built, runs the command, tells how it ended; `again` names the spec in commands
+    /// that are proposed.
+    fn enter(&self, current: Current, status_fd: Option<&StatusFd>, again: &str) -> Outcome {
         let rootfs = self.rootfs(current)?;
         let session = match reviewed(&self.spec) {
             Some(_) => Some(self.begin_review(status_fd)?),
@@ -194,14 +200,17 @@ impl Start {
             say(Causes(&error));
         }
         if let Some(session) = &session {
-            self.account(session);
+            self.account(session, again);
         }
         if let Some(direct) = direct {
             for (path, what) in direct.changed() {
                 say(format_args!("look at {path} before you go on, the jail has written it: {what}"));
             }
         }
-        let end = end.map_err(|error| {
+        let end = end.map_err(|mut error| {
+            if let SpawnError::Exec { cause: Errno::ENOENT, command, lead } = &mut error {
+                *lead = Lead::find(command, &self.spec, &rootfs.tree(), &self.caller);
+            }
             let failure = Failure::new(error.exit_status(), error);
             tell_limits(&self.limits, usage.as_ref());
             status_fd.iter().for_each(|fd| fd.failed(failure.status, &*failure.error, usage.as_ref()));
@@ -225,13 +234,14 @@ impl Start {
     }
 
     /// Tells that there is something to look at.
-    fn account(&self, session: &Session) {
+    fn account(&self, session: &Session, again: &str) {
         let changes = session.account().and_then(|()| session.changes());
         match changes.map(|changes| changes.shown().count()) {
             Ok(0) => {}
             Ok(count) => {
                 let paths = if count == 1 { "path" } else { "paths" };
-                say(format_args!("{count} changed {paths} to review: `jailmk diff`, `jailmk apply`"));
+                let review = format_args!("`jailmk diff{again}`, `jailmk apply{again}`");
+                say(format_args!("{count} changed {paths} to review: {review}"));
             }
             Err(error) => say(Causes(&error)),
         }
@@ -290,6 +300,9 @@ fn limit(spec: &Spec, limits: &cgroup::Policy, jail: &mut Jail) -> Result<Option
         Err(error) => return Err(failed(error)),
     };
     jail.resources.instead_of_cgroup(limits.memory.value, limits.processes.value);
-    jail.weaker.push(format!("limits of each process stand in for the jail's: {}", Causes(&reason)));
+    jail.weaker.push(format!(
+        "limits of each process stand in for the jail's: {} (`jailmk check` names the cure)",
+        Causes(&reason)
+    ));
     Ok(None)
 }

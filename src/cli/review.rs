@@ -135,9 +135,12 @@ impl Diff {
         }
         let paths = work_paths(&self.paths)?;
         let text = match Review::open(&whose)? {
-            Some(review) => self.text(&review, &paths)?,
+            Some(review) => self.text(whose.spec(), &review, &paths)?,
             None if self.json => b"[]\n".to_vec(),
-            None => Vec::new(),
+            None => {
+                hint_elsewhere(whose.spec())?;
+                Vec::new()
+            }
         };
         let colour: fn(&[u8]) -> Option<&'static str> = match self {
             Diff { patch: true, .. } => screen::of_patch,
@@ -148,11 +151,14 @@ impl Diff {
         Ok(0)
     }
 
-    fn text(&self, review: &Review, paths: &[WorkPath]) -> Result<Vec<u8>, ReviewError> {
+    fn text(&self, spec: Option<&Spec>, review: &Review, paths: &[WorkPath]) -> Result<Vec<u8>, ReviewError> {
         let chosen = review.chosen(paths)?;
         let renames = Renames::find(chosen.iter().map(|(change, _)| *change), &review.upper, &review.host);
         let sides = Sides { upper: &review.upper, host: &review.host, renames: &renames };
         let mut text = Vec::new();
+        if chosen.is_empty() {
+            hint_elsewhere(spec)?;
+        }
         if self.patch {
             for (change, _) in &chosen {
                 sides.write(change, &mut text).map_err(ReviewError::Output)?;
@@ -267,6 +273,7 @@ impl Apply {
         };
         let Some(mut session) = Session::find(&State::open()?, &spec, &Caller::current())? else {
             self.say_nothing()?;
+            hint_elsewhere(Some(&spec))?;
             return Ok(0);
         };
         let policy = Policy::new(Some(&spec), &session);
@@ -428,6 +435,15 @@ fn hint(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "hint: {text}");
 }
 
+/// Where the spec's changes are, when there are none of the workspace that it means here.
+fn hint_elsewhere(spec: Option<&Spec>) -> Result<(), ReviewError> {
+    let Some(spec) = spec else { return Ok(()) };
+    for other in sessions::elsewhere(&State::open()?, spec)? {
+        hint(&format!("this spec has changes to {other}: call jailmk from where you entered that jail"));
+    }
+    Ok(())
+}
+
 impl Discard {
     /// Drops changes.
     pub(super) fn run(self) -> Outcome {
@@ -435,6 +451,7 @@ impl Discard {
         let paths = work_paths(&self.paths)?;
         let Some(mut session) = whose.session()? else {
             print("nothing to discard\n")?;
+            hint_elsewhere(whose.spec())?;
             return Ok(0);
         };
         if paths.is_empty() {

@@ -6,6 +6,7 @@ use nix::errno::Errno;
 
 use crate::caller::LocateError;
 use crate::error::{StageError, status};
+use crate::jail::lead::Lead;
 use crate::layer::cgroup::Size;
 use crate::path::HostPath;
 use crate::rootfs::RootfsError;
@@ -171,6 +172,8 @@ pub enum SpawnError {
         /// Why.
         #[source]
         cause: Errno,
+        /// What the jail has of that name.
+        lead: Option<Lead>,
     },
     /// The caller's check before the command runs said no.
     #[error(transparent)]
@@ -190,7 +193,8 @@ impl StageError for SpawnError {
                 _ => Vec::new(),
             },
             SpawnError::Step { hints, .. } => hints.clone(),
-            SpawnError::Exec { cause: Errno::ENOENT, command } => vec![format!(
+            SpawnError::Exec { cause: Errno::ENOENT, lead: Some(lead), .. } => lead.hints(),
+            SpawnError::Exec { cause: Errno::ENOENT, command, lead: None } => vec![format!(
                 "add \"{command}\" to `programs` under [rootfs]; for a script, its interpreter must be in the jail too"
             )],
             SpawnError::Exec { cause: Errno::EACCES, .. } => {

@@ -430,7 +430,7 @@ impl<'a> Supervisor<'a> {
         let name =
             self.plan.command.arguments.strings().first().map(|name| name.to_bytes()).unwrap_or_default();
         let name = std::os::unix::ffi::OsStrExt::from_bytes(name);
-        SpawnError::Exec { command: printable(name).to_string(), cause }
+        SpawnError::Exec { command: printable(name).to_string(), cause, lead: None }
     }
 }
 

@@ -506,7 +506,7 @@ fn directory_name(spec: &Spec, workspace: &HostPath) -> String {
     format!("{}-{}", spec_directory(spec), Hex(&digest[..8]))
 }
 
-fn origin(spec: &Spec) -> String {
+pub(super) fn origin(spec: &Spec) -> String {
     match spec.sources.last().map(|source| &source.origin) {
         Some(crate::spec::SourceOrigin::File(path)) => path.to_string_lossy().into_owned(),
         Some(crate::spec::SourceOrigin::BuiltIn(name)) => (*name).to_owned(),

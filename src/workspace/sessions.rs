@@ -14,6 +14,7 @@ use super::tree;
 use crate::caller::Caller;
 use crate::path::{HostPath, printable};
 use crate::rootfs::{Removal, State, directory};
+use crate::spec::Spec;
 
 /// What `status` tells of one session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +85,17 @@ fn kept(state: &State) -> Result<Vec<Kept>, ReviewError> {
         })
     });
     Ok(kept.collect())
+}
+
+/// The other workspaces that jails of `spec` have changed.
+///
+/// # Errors
+/// The state cannot be read.
+pub fn elsewhere(state: &State, spec: &Spec) -> Result<Vec<HostPath>, ReviewError> {
+    let origin = printable(super::session::origin(spec).as_ref()).to_string();
+    let mut all = all(state)?;
+    all.retain(|other| other.name == spec.name && other.spec == origin && other.changes != Some(0));
+    Ok(all.into_iter().map(|other| other.workspace).collect())
 }
 
 /// Every session of this state that holds changes or is in use, by name of its directory.
