@@ -18,6 +18,8 @@ use crate::spec::RESOLVER;
 /// The most that one mount leaves open.
 const MOST: u32 = 90;
 
+/// How a workspace under review is mounted.
+const REVIEWED: &str = "overlay: changes wait for review";
 /// A socket of which nothing is known: one server, less than the host's whole network.
 const SOCKET: u32 = 10;
 
@@ -36,23 +38,23 @@ const TOLD: usize = 3;
 /// One row for each host file or directory of the plan.
 pub(super) fn rows(plan: &Plan, caller: &Caller) -> Vec<Row> {
     let mounted = plan.steps.iter().filter_map(|step| match step {
-        Step::Mount(Mounted::Host(mount)) => Some((&mount.tree, &mount.place)),
+        Step::Mount(Mounted::Host(mount)) => Some((&mount.tree, &mount.place, None)),
         // What the jail writes reaches the host only when somebody has looked at it.
-        Step::Mount(Mounted::Overlay(overlay)) => Some((&overlay.lower, &overlay.place)),
+        Step::Mount(Mounted::Overlay(overlay)) => Some((&overlay.lower, &overlay.place, Some(REVIEWED))),
         _ => None,
     });
     // The file that names the host's resolvers comes with its network, and is weighed there.
-    let mounted: Vec<(&Tree, &Place)> = mounted
-        .filter(|(tree, place)| !(tree.flags.read_only && place.path().as_path() == Path::new(RESOLVER)))
+    let mounted: Vec<(&Tree, &Place, Option<&str>)> = mounted
+        .filter(|(tree, place, _)| !(tree.flags.read_only && place.path().as_path() == Path::new(RESOLVER)))
         .collect();
     let sources: Vec<PathBuf> =
-        mounted.iter().map(|(tree, _)| located::without_links(tree.source.real_path())).collect();
+        mounted.iter().map(|(tree, ..)| located::without_links(tree.source.real_path())).collect();
     let homes = Homes::of(caller, &sources);
     let dangers = located::all(caller, &homes);
     let mut rows = Vec::new();
     let mut of_root: Vec<&Path> = Vec::new();
-    for (tree, place) in mounted {
-        rows.push(row(tree, place, &dangers, &homes));
+    for (tree, place, how) in mounted {
+        rows.push(row(tree, place, how, &dangers, &homes));
         let source = tree.source.real_path();
         // The parts of a mount that are mounts again give no more than the whole.
         if is_read_as_root(tree) && !of_root.iter().any(|above| source.starts_with(above)) {
@@ -75,7 +77,7 @@ fn read_as_root(tree: &Tree, place: &Place) -> Row {
     )
 }
 
-fn row(tree: &Tree, place: &Place, dangers: &[Located], homes: &Homes) -> Row {
+fn row(tree: &Tree, place: &Place, how: Option<&str>, dangers: &[Located], homes: &Homes) -> Row {
     // Of a directory that is not made yet, the path is as written.
     let source = located::without_links(tree.source.real_path());
     let flags = tree.flags;
@@ -89,7 +91,8 @@ fn row(tree: &Tree, place: &Place, dangers: &[Located], homes: &Homes) -> Row {
         (true, true) => 4,
         (true, false) => 5,
     };
-    let mut found = vec![mounts::Words(flags).to_string(), tree.source.to_string()];
+    let how = how.map_or_else(|| mounts::Words(flags).to_string(), str::to_owned);
+    let mut found = vec![how, printable(tree.source.real_path().as_os_str()).to_string()];
     let mut advice = writable.then_some("mode = \"read-only\", if the command only reads");
     if is_wide {
         exposure = exposure.max(if writable { 60 } else { 20 });
