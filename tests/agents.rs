@@ -71,11 +71,12 @@ fn the_recipe_for_an_agent_of_npm_finds_it_by_its_name() {
     let package = "home/.local/lib/node_modules/@openai/codex";
     jail.place.program(format!("{package}/bin/codex.js"), script);
     jail.place.file(format!("{package}/package.json"), "{\"name\": \"stand-in\"}");
+    // The link leads to what the mount brings.
+    let built = jail.jailmk("build", &[]).succeeded();
+    assert!(!built.stderr.contains("which is not in the jail"), "{built}");
     for times in 1..=2 {
         let ran = jail.run(&[]).succeeded();
         assert_eq!(ran.stdout, "--dangerously-bypass-approvals-and-sandbox stand-in\n");
-        // The link leads to what the mount brings.
-        assert!(!ran.stderr.contains("which is not in the jail"), "{ran}");
         let state = fs::read_to_string(jail.place.join("home/.local/share/jails/codex/state"));
         assert_eq!(state.expect("the state"), "x".repeat(times));
     }
