@@ -5,6 +5,7 @@ pub mod command;
 pub mod control;
 pub mod error;
 mod hidden;
+mod kept;
 pub mod lead;
 pub mod mounted;
 pub mod plan;

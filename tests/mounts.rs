@@ -198,7 +198,113 @@ fn what_is_hidden_is_empty_inside_and_as_it_was_outside() {
 fn a_link_cannot_be_hidden() {
     let jail = at_work("hide = [\"*.env\"]\n");
     symlink("real", jail.place.join("work/link.env")).expect("make a link");
-    jail.sh("true").refused(125, "it is a symlink");
+    jail.sh("true").refused(125, "is a symlink");
+}
+
+#[test]
+fn what_is_hidden_is_hidden_though_it_is_protected_or_the_specs_own() {
+    let hide =
+        "[\".npmrc\", \".ssh/id\", \".aws\", \".cargo\", \".config\", \".git/config\", \"spec/jail.toml\"]";
+    let jail = Jail::tools(format!("[workspace]\nmode = \"direct\"\npath = \"PLACE\"\nhide = {hide}\n"));
+    let secret =
+        [".npmrc", ".ssh/id", ".aws/credentials", ".cargo/config.toml", ".cargo/a", ".config/fish/a"];
+    for name in secret.iter().chain(&[".git/config", ".config/b", ".ssh/other"]) {
+        jail.place.file(name, "secret\n");
+    }
+    let spec = fs::read(jail.spec_path()).expect("read the spec");
+    let ran = jail.sh(
+        "for d in . .ssh .aws .cargo .config .config/fish .git spec; do for f in $d/* $d/.*; do
+           if [ -s $f -a -f $f ]; then echo $f; fi
+         done; done
+         (for f in .npmrc .ssh/id .aws .cargo .git/config spec/jail.toml; do rm -rf $f; mv $f x; echo evil >$f; echo evil >$f/new; done
+          mv .ssh s; mv .git g; mv spec s) 2>/dev/null",
+    );
+    assert_eq!(ran.stdout, ".ssh/other\n", "{ran}");
+    for name in secret.iter().chain(&[".git/config"]) {
+        assert_eq!(
+            fs::read_to_string(jail.place.join(name)).ok().as_deref(),
+            Some("secret\n"),
+            "{name}: {ran}"
+        );
+    }
+    assert_eq!(fs::read(jail.spec_path()).ok(), Some(spec), "{ran}");
+}
+
+#[test]
+fn the_directories_on_the_way_to_what_is_hidden_cannot_be_moved() {
+    let jail = at_work("hide = [\"conf/deep/key\", \"**/*.pem\"]\n");
+    jail.place.file("work/conf/deep/key", "secret\n");
+    jail.place.file("work/certs/all/a.pem", "secret\n");
+    let ran = jail.sh(
+        "for d in conf conf/deep certs certs/all; do mv $d moved; done 2>/dev/null
+         echo fine >conf/deep/new && mv conf/deep/new conf/other && rm conf/other && mkdir certs/all/new && echo written",
+    );
+    assert_eq!(ran.stdout, "written\n", "{ran}");
+    for name in ["conf/deep/key", "certs/all/a.pem"] {
+        let content = fs::read_to_string(jail.place.join("work").join(name));
+        assert_eq!(content.ok().as_deref(), Some("secret\n"), "{name}: {ran}");
+    }
+    assert_eq!(jail.sh("grep -r secret .").ended(1).stdout, "");
+}
+
+#[test]
+fn what_lies_too_deep_to_be_hidden_is_refused() {
+    for mode in ["direct", "read-only"] {
+        let hide = "hide = [\"**/*.pem\"]\n";
+        let jail = Jail::tools(format!("[workspace]\nmode = \"{mode}\"\npath = \"PLACE/work\"\n{hide}"));
+        jail.place.file("work/secrets/a.pem", "secret\n");
+        // One path after another, for none of them all fits into a system call.
+        let name = "d".repeat(250);
+        let deepen = format!("for i in $(seq 17); do mkdir {name} && cd -P {name} || exit 1; done");
+        let mut shell = std::process::Command::new("sh");
+        let made = shell.args(["-c", &deepen]).current_dir(jail.place.join("work")).status();
+        assert!(made.is_ok_and(|status| status.success()), "make a deep directory");
+        jail.sh("true").refused(125, "there is a path of more than 4095 bytes");
+        // Nobody sees what is in a directory that is hidden.
+        let jail = jail
+            .place
+            .file(
+                "spec/jail.toml",
+                fs::read_to_string(jail.spec_path()).expect("read").replace("hide = [", "hide = [\"d*\", "),
+            )
+            .exists()
+            .then_some(jail)
+            .expect("a spec");
+        assert_eq!(jail.prints("ls d*; cat secrets/a.pem"), "");
+    }
+}
+
+#[test]
+fn what_is_behind_a_link_cannot_be_hidden() {
+    for mode in ["direct", "read-only", "review"] {
+        if mode == "review" && !jail::workspace::need_overlay() {
+            continue;
+        }
+        for (hide, link) in [
+            ("config/key", "real"),
+            ("conf*/key", "real"),
+            ("config/*", "real"),
+            ("config/**", "real"),
+            ("config/key", "/workspace/real"),
+        ] {
+            let jail = Jail::tools(format!(
+                "[workspace]\nmode = \"{mode}\"\npath = \"PLACE/work\"\nhide = [\"{hide}\"]\n"
+            ));
+            jail.place.file("work/real/key", "secret\n");
+            symlink(link, jail.place.join("work/config")).expect("make a link");
+            let ran = jail.sh("cat config/key");
+            assert!(!ran.stdout.contains("secret"), "{mode} {hide}: {ran}");
+            ran.ended(125);
+        }
+        // A link that is no directory has nothing behind it.
+        let jail = Jail::tools(format!(
+            "[workspace]\nmode = \"{mode}\"\npath = \"PLACE/work\"\nhide = [\"*/key\"]\n"
+        ));
+        jail.place.file("work/real/key", "secret\n");
+        symlink("real/key", jail.place.join("work/file")).expect("make a link");
+        symlink("nothing", jail.place.join("work/dangling")).expect("make a link");
+        assert_eq!(jail.prints("cat real/key file"), "");
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::layer::cgroup::Size;
 use crate::path::HostPath;
 use crate::rootfs::RootfsError;
 use crate::spec::Position;
+use crate::workspace::path::LONGEST;
 
 /// Why a jail cannot be entered as the spec wants.
 #[derive(Debug, thiserror::Error)]
@@ -62,10 +63,26 @@ pub enum JailError {
         cause: Errno,
     },
     /// A link cannot be covered, and what it leads to would be seen.
-    #[error("cannot hide `{path}` of the workspace: it is a symlink")]
+    #[error("cannot hide `{glob}` ({at}): `{path}` of the workspace is a symlink")]
     HiddenLink {
+        /// As written.
+        glob: String,
+        /// In the spec.
+        at: Position,
         /// In the workspace, for people.
         path: String,
+    },
+    /// What lies so deep cannot be covered, and would be seen.
+    #[error(
+        "cannot hide `{glob}` ({at}): below `{below}` of the workspace there is a path of more than {LONGEST} bytes"
+    )]
+    HiddenDeep {
+        /// As written.
+        glob: String,
+        /// In the spec.
+        at: Position,
+        /// In the workspace, for people.
+        below: String,
     },
     /// A mount point on another mount that does not have it.
     #[error("cannot make the host directory `{path}` ({at})")]
@@ -124,6 +141,7 @@ impl StageError for JailError {
                 one("only directories, regular files and sockets can be mounted")
             }
             JailError::HiddenLink { .. } => one("name what it leads to, and leave the link out"),
+            JailError::HiddenDeep { .. } => one("see what it is, for a jail may have made it, and move it away"),
             JailError::TooWide { .. } => one("name a directory further down"),
             JailError::NoIdentity => one("run jailmk as an ordinary user, or outside this container"),
             JailError::NoLandlock => vec![

@@ -5,19 +5,18 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use globset::{GlobBuilder, GlobMatcher};
 use nix::errno::Errno;
-use nix::fcntl::AT_FDCWD;
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::sys::stat::fstatat;
 
 use super::error::JailError;
-use super::mounted::{Mounted, Planned, Writable};
 use crate::layer::mounts;
 use crate::layer::place::Kind;
-use crate::layer::scratch::Cover;
-use crate::path::JailPath;
 use crate::rootfs::directory;
-use crate::spec::{Placed, Spec};
+use crate::spec::{Placed, Spec, WORKSPACE};
 use crate::workspace::WorkPath;
 use crate::workspace::tree::{self, Node, Tree, Unreadable};
 
@@ -29,37 +28,50 @@ enum Part {
     Any,
 }
 
-/// Covers for everything that `hide` matches below the workspace at `place`.
+/// What must not be seen, with the glob that says so. Among them is what cannot be covered: links, and paths
+/// that no system call takes.
+type Found<'a> = BTreeMap<WorkPath, (Node, &'a Placed<String>)>;
+
+/// Everything that `hide` matches in the workspace, and what it is: to be covered.
 ///
 /// # Errors
-/// A directory cannot be read, or a match is a link, over which nothing can be mounted.
-pub(super) fn below(spec: &Spec, place: &JailPath, above: &mounts::Tree) -> Result<Vec<Planned>, JailError> {
+/// A directory cannot be read, or has a path that is too long; a match is a link, over which nothing can be
+/// mounted, or lies behind one, which may be turned to elsewhere.
+pub(super) fn below(
+    spec: &Spec,
+    above: &mounts::Tree,
+    reviewed: bool,
+) -> Result<Vec<(WorkPath, Kind)>, JailError> {
     let globs = spec.workspace.as_ref().map(|workspace| workspace.hide.as_slice()).unwrap_or_default();
-    if globs.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut found: BTreeMap<WorkPath, Node> = BTreeMap::new();
+    let mut found = Found::new();
     for glob in globs {
-        let failed = |cause| JailError::Hide { glob: glob.value.clone(), at: glob.at.clone(), cause };
-        let top = directory::open_to_read(AT_FDCWD, above.source.real_path()).map_err(failed)?;
-        let tree = Tree::new(top, Unreadable::Refused);
-        matches(&tree, &parts(glob), &mut found).map_err(failed)?;
+        let (name, at) = (&glob.value, &glob.at);
+        matches(above, glob, reviewed, &mut found).map_err(|cause| JailError::Hide {
+            glob: name.clone(),
+            at: at.clone(),
+            cause,
+        })?;
     }
-    let mut planned: Vec<(WorkPath, Planned)> = Vec::new();
-    for (path, node) in found {
+    let mut covers: Vec<(WorkPath, Kind)> = Vec::new();
+    for (path, (node, glob)) in found {
         // In a directory that is empty there is nothing to be hidden.
-        if planned.last().is_some_and(|(above, _)| path.is_within(above)) {
+        if covers.last().is_some_and(|(above, _)| path.is_within(above)) {
             continue;
         }
-        if node == Node::Symlink {
-            return Err(JailError::HiddenLink { path: path.to_string() });
+        let (name, at) = (glob.value.clone(), glob.at.clone());
+        if path.is_too_long() {
+            // All of it would fill the screen.
+            let below: WorkPath = path.names().take(1).fold(WorkPath::top(), |top, name| top.child(name));
+            return Err(JailError::HiddenDeep { glob: name, at, below: below.to_string() });
         }
-        let kind = if node == Node::Directory { Kind::Directory } else { Kind::File };
-        let at = path.names().fold(place.clone(), |at, name| at.child(name));
-        let mounted = Mounted::Hidden(Cover::new(&at, kind));
-        planned.push((path, Planned { place: at, mounted, writable: Writable::No }));
+        let kind = match node {
+            Node::Symlink => return Err(JailError::HiddenLink { glob: name, at, path: path.to_string() }),
+            Node::Directory => Kind::Directory,
+            _ => Kind::File,
+        };
+        covers.push((path, kind));
     }
-    Ok(planned.into_iter().map(|(_, planned)| planned).collect())
+    Ok(covers)
 }
 
 fn parts(glob: &Placed<String>) -> Vec<Part> {
@@ -76,44 +88,71 @@ fn parts(glob: &Placed<String>) -> Vec<Part> {
     names.map(part).collect()
 }
 
-fn matches(tree: &Tree, parts: &[Part], found: &mut BTreeMap<WorkPath, Node>) -> Result<(), Errno> {
-    let mut todo = vec![(WorkPath::top(), parts)];
-    while let Some((here, parts)) = todo.pop() {
-        let Some((part, rest)) = parts.split_first() else { continue };
-        let mut take = |path: WorkPath, node: Node| match rest {
-            _ if path.is_too_long() => {}
-            [] => drop(found.insert(path, node)),
-            rest if node == Node::Directory => todo.push((path, rest)),
-            _ => {}
+fn matches<'a>(
+    above: &mounts::Tree,
+    glob: &'a Placed<String>,
+    reviewed: bool,
+    found: &mut Found<'a>,
+) -> Result<(), Errno> {
+    let top = directory::open_to_read(AT_FDCWD, above.source.real_path())?;
+    let tree = Tree::new(top, Unreadable::Refused);
+    let parts = parts(glob);
+    // Directories, each with the place in the glob of the name to look for there.
+    let mut todo = vec![(WorkPath::top(), 0)];
+    while let Some((here, index)) = todo.pop() {
+        let Some(part) = parts.get(index) else { continue };
+        let next = index + 1;
+        let mut take = |path: WorkPath, node: Node, next: usize| -> Result<(), Errno> {
+            let is_end = match node {
+                _ if next == parts.len() || path.is_too_long() => true,
+                // What is behind a link that may be turned to elsewhere cannot stay hidden.
+                Node::Symlink => leads_on(&tree, &path)?,
+                _ => false,
+            };
+            if is_end {
+                found.insert(path, (node, glob));
+            } else if node == Node::Directory {
+                todo.push((path, next));
+            }
+            Ok(())
         };
         if let Part::Name(name) = part {
             let path = here.child(name.as_ref());
             if let Some(stat) = tree.status(&path)? {
-                take(path, Node::of(&stat));
+                take(path, Node::of(&stat), next)?;
             }
             continue;
         }
         let directory = match tree.open_directory(&here) {
-            // Gone since it was seen, or another file system, which is not seen inside.
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EXDEV) => continue,
+            // Gone since it was seen.
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => continue,
+            // Another file system, inside which an overlay does not see.
+            Err(Errno::EXDEV) if reviewed => continue,
             other => other?,
         };
-        let mut below = Vec::new();
         for name in tree::names(directory.as_fd())? {
             let name = tree::os(&name);
             let Some(stat) = tree::status_in(directory.as_fd(), name)? else { continue };
             let (path, node) = (here.child(name), Node::of(&stat));
             match part {
-                Part::Pattern(pattern) if pattern.is_match(name) => take(path, node),
-                Part::Any if rest.is_empty() => take(path, node),
-                Part::Any if node == Node::Directory && !path.is_too_long() => below.push((path, parts)),
+                Part::Pattern(pattern) if pattern.is_match(name) => take(path, node, next)?,
+                Part::Any if next == parts.len() => take(path, node, next)?,
+                Part::Any if node == Node::Directory => take(path, node, index)?,
                 _ => {}
             }
         }
-        todo.extend(below);
-        if matches!(part, Part::Any) && !rest.is_empty() {
-            todo.push((here, rest));
+        if matches!(part, Part::Any) && next < parts.len() {
+            todo.push((here, next));
         }
     }
     Ok(())
+}
+
+/// Whether there may be a directory behind the link, here or as the jail sees it.
+fn leads_on(tree: &Tree, path: &WorkPath) -> Result<bool, Errno> {
+    let Some(parent) = path.parent() else { return Ok(true) };
+    let parent = tree.open_directory(&parent)?;
+    let stat = fstatat(&parent, path.name(), AtFlags::empty());
+    Ok(stat.is_ok_and(|stat| Node::of(&stat) == Node::Directory)
+        || Path::new(&tree.link_target(path)?).starts_with(WORKSPACE))
 }

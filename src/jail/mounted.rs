@@ -1,13 +1,12 @@
 //! What the jail sees of the host, and where: the spec's words → mounts in the order of their places.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::fmt;
 use std::path::Path;
 
 use nix::errno::Errno;
 
 use super::error::JailError;
+use super::kept::Kept;
 use super::{Effect, Setting, hidden};
 use crate::layer::identity::{Identity, Standing};
 use crate::layer::mounts::{self, Owners, Source, Tree};
@@ -15,9 +14,9 @@ use crate::layer::overlay;
 use crate::layer::place::{Kind, Missing, Place};
 use crate::layer::scratch;
 use crate::path::{HostPath, JailPath};
-use crate::spec::{Access, Network, Position, RESOLVER, SourceOrigin, Spec, WORKSPACE, WorkspaceMode};
+use crate::spec::{Access, Network, Position, RESOLVER, Spec, WORKSPACE, WorkspaceMode};
 use crate::sys::mount::Attributes;
-use crate::workspace::protected;
+use crate::workspace::WorkPath;
 
 /// One mount below the root.
 #[derive(Debug)]
@@ -88,10 +87,22 @@ impl Planned {
         }
     }
 
-    fn host(place: JailPath, tree: Tree, missing: Missing) -> Planned {
+    /// A mount of the host's.
+    pub(super) fn host(place: JailPath, tree: Tree, missing: Missing) -> Planned {
         let writable = if tree.flags.read_only { Writable::No } else { Writable::Yes };
         let mount_point = Place::new(&place, tree.source.kind, missing);
         Planned { place, mounted: Mounted::Host(mounts::Armed { tree, place: mount_point }), writable }
+    }
+
+    /// Nothing, over a path below `top`.
+    fn cover(top: &JailPath, path: &WorkPath, kind: Kind) -> Planned {
+        let place = path.names().fold(top.clone(), |at, name| at.child(name));
+        let mounted = Mounted::Hidden(scratch::Cover::new(&place, kind));
+        Planned { place, mounted, writable: Writable::No }
+    }
+
+    fn is_cover(&self) -> bool {
+        matches!(self.mounted, Mounted::Hidden(_))
     }
 }
 
@@ -114,21 +125,24 @@ pub(super) fn plan(
     let mut planned = Vec::new();
     for source in &wanted {
         let Some(tree) = source.open(setting)? else { continue };
-        if source.role == "workspace" && tree.source.kind == Kind::Directory {
-            planned.extend(hidden::below(spec, &source.place, &tree)?);
-        }
+        let is_directory = tree.source.kind == Kind::Directory;
+        let is_workspace = source.role == "workspace" && is_directory;
+        let covers = if is_workspace { hidden::below(spec, &tree, source.review)? } else { Vec::new() };
         if let Some(path) = source.reviewed_in(setting) {
             planned.push(reviewed(source, tree, path)?);
-            continue;
-        }
-        if !tree.flags.read_only && tree.source.kind == Kind::Directory {
-            let mut kept = spec_files_below(spec, &source.place, &tree);
-            if source.role == "workspace" {
-                kept.append(&mut protected_below(&source.place, &tree));
+        } else {
+            if !tree.flags.read_only && is_directory {
+                let mut kept = Kept::new(&source.place, &tree);
+                kept.add_ways(covers.iter().map(|(path, _)| path));
+                kept.add_spec_files(spec);
+                if is_workspace {
+                    kept.add_protected();
+                }
+                planned.extend(kept.into_planned());
             }
-            planned.extend(kept.into_values());
+            planned.push(Planned::host(source.place.clone(), tree, missing(&source.place)));
         }
-        planned.push(Planned::host(source.place.clone(), tree, missing(&source.place)));
+        planned.extend(covers.into_iter().map(|(path, kind)| Planned::cover(&source.place, &path, kind)));
     }
     planned.extend(resolver_of_host(spec));
     for (place, bytes) in &spec.tmpfs {
@@ -139,8 +153,8 @@ pub(super) fn plan(
             writable: Writable::Yes,
         });
     }
-    // ORDER: outer places before those below them, which they would cover.
-    planned.sort_by(|a, b| a.place.cmp(&b.place));
+    // ORDER: outer places before those below them, which they would cover; at one place a cover is the last.
+    planned.sort_by(|a, b| (&a.place, a.is_cover()).cmp(&(&b.place, b.is_cover())));
     Ok(planned)
 }
 
@@ -196,67 +210,6 @@ fn reviewed(source: &HostSource<'_>, lower: Tree, changes: &HostPath) -> Result<
     let place = Place::new(&source.place, lower.source.kind, Missing::Fail);
     let mounted = Mounted::Overlay(overlay::Armed::new(lower, store, place));
     Ok(Planned { place: source.place.clone(), mounted, writable: Writable::Yes })
-}
-
-/// The spec's own files in a writable directory of the host, read-only: the jail must not write the rules of its
-/// next start. The directories on the way to them become mount points too, for a mount point cannot be
-/// renamed, and so none can be put in their place.
-fn spec_files_below(spec: &Spec, place: &JailPath, above: &Tree) -> BTreeMap<JailPath, Planned> {
-    let mut planned: BTreeMap<JailPath, Planned> = BTreeMap::new();
-    for source in &spec.sources {
-        let SourceOrigin::File(path) = &source.origin else { continue };
-        let Ok(below) = path.strip_prefix(above.source.real_path()) else { continue };
-        keep(&mut planned, place, above, below);
-    }
-    planned
-}
-
-/// What is protected at the top of a direct workspace and is there, in the same way. Names are looked up, and no
-/// directory is read: how large the workspace is makes no difference.
-fn protected_below(place: &JailPath, above: &Tree) -> BTreeMap<JailPath, Planned> {
-    let mut planned: BTreeMap<JailPath, Planned> = BTreeMap::new();
-    for name in protected::at_top().map(|(name, _)| name).chain([".git"]) {
-        let below = Path::new(name);
-        // Through a link it would be another file, which the jail may not see at all.
-        let path = above.source.real_path().join(below);
-        let source = HostPath::absolute(path.clone()).and_then(|path| Source::open(&path).ok());
-        // A git directory holds history as well; as a file it says where that is.
-        let is_whole = |source: &Source| name != ".git" || source.kind == Kind::File;
-        if source.is_some_and(|source| source.real_path() == path && is_whole(&source)) {
-            keep(&mut planned, place, above, below);
-        }
-    }
-    planned
-}
-
-/// Plans a read-only mount of `below`, and mounts of the directories on the way to it.
-fn keep(planned: &mut BTreeMap<JailPath, Planned>, place: &JailPath, above: &Tree, below: &Path) {
-    let mut place = place.clone();
-    let mut names = below.iter().peekable();
-    let mut path = above.source.real_path().to_owned();
-    while let Some(name) = names.next() {
-        place = place.child(name);
-        path.push(name);
-        // What is gone since it was looked up cannot be changed either.
-        let Some(Ok(mut source)) = HostPath::absolute(path.clone()).map(|path| Source::open(&path)) else {
-            break;
-        };
-        // As seen in the directory: nobody else's files become the jail's own.
-        source.owner = above.source.owner;
-        let is_last = names.peek().is_none();
-        let flags = Attributes { read_only: is_last, ..above.flags };
-        let tree = Tree::new(source, flags);
-        match planned.entry(place.clone()) {
-            Entry::Vacant(entry) => {
-                entry.insert(Planned::host(place.clone(), tree, Missing::Fail));
-            }
-            // The whole of a directory that another path only leads through.
-            Entry::Occupied(mut entry) if is_last => {
-                entry.insert(Planned::host(place.clone(), tree, Missing::Fail));
-            }
-            Entry::Occupied(_) => {}
-        }
-    }
 }
 
 /// With the host's network comes the file that names its resolvers; a spec that brings its own keeps it.

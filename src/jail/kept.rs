@@ -1,0 +1,115 @@
+//! What in a host directory that the jail may write must stay as it is, read-only: the spec's own files and, in
+//! a direct workspace, the protected names. The directories on the way to them, and to what is hidden, become
+//! mount points, for a mount point cannot be renamed, and so none can be put in their place.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use super::mounted::Planned;
+use crate::layer::mounts::{Source, Tree};
+use crate::layer::place::{Kind, Missing};
+use crate::path::{HostPath, JailPath};
+use crate::spec::{SourceOrigin, Spec};
+use crate::sys::mount::Attributes;
+use crate::workspace::{WorkPath, protected};
+
+/// The mounts for it, in the making.
+pub(super) struct Kept<'a> {
+    place: &'a JailPath,
+    above: &'a Tree,
+    /// What the jail does not see, and so cannot change.
+    hidden: BTreeSet<JailPath>,
+    planned: BTreeMap<JailPath, Planned>,
+}
+
+impl<'a> Kept<'a> {
+    /// In the directory `above`, which the jail sees at `place`.
+    pub(super) fn new(place: &'a JailPath, above: &'a Tree) -> Kept<'a> {
+        Kept { place, above, hidden: BTreeSet::new(), planned: BTreeMap::new() }
+    }
+
+    /// The way to each of these, so that the next jail finds what it hides under the same names.
+    pub(super) fn add_ways<'p>(&mut self, hidden: impl Iterator<Item = &'p WorkPath>) {
+        for path in hidden {
+            self.hidden.insert(path.names().fold(self.place.clone(), |at, name| at.child(name)));
+            self.add_way(path.relative());
+        }
+    }
+
+    /// The spec's own files: the jail must not write the rules of its next start.
+    pub(super) fn add_spec_files(&mut self, spec: &Spec) {
+        for source in &spec.sources {
+            let SourceOrigin::File(path) = &source.origin else { continue };
+            if let Ok(below) = path.strip_prefix(self.above.source.real_path()) {
+                self.add(below);
+            }
+        }
+    }
+
+    /// What is protected at the top of a direct workspace and is there. Names are looked up, and no directory is
+    /// read: how large the workspace is makes no difference.
+    pub(super) fn add_protected(&mut self) {
+        for name in protected::at_top().map(|(name, _)| name).chain([".git"]) {
+            let source = open_itself(self.above.source.real_path().join(name));
+            // A git directory holds history as well; as a file it says where that is.
+            if source.is_some_and(|source| name != ".git" || source.kind == Kind::File) {
+                self.add(Path::new(name));
+            }
+        }
+    }
+
+    /// What is decided.
+    pub(super) fn into_planned(self) -> impl Iterator<Item = Planned> {
+        self.planned.into_values()
+    }
+
+    /// Plans a read-only mount of `below`, and mounts of the directories on the way to it.
+    fn add(&mut self, below: &Path) {
+        let place = below.iter().fold(self.place.clone(), |place, name| place.child(name));
+        let is_hidden = |place: &JailPath| self.hidden.contains(place);
+        if std::iter::successors(Some(place.clone()), JailPath::parent).any(|place| is_hidden(&place)) {
+            return;
+        }
+        if !self.add_way(below) {
+            return;
+        }
+        // The whole of a directory that another path only leads through.
+        if let Some(planned) = self.mount(&place, self.above.source.real_path().join(below), true) {
+            self.planned.insert(place, planned);
+        }
+    }
+
+    /// Plans mounts of the directories on the way to `below`; `false` where one of them is none any more.
+    fn add_way(&mut self, below: &Path) -> bool {
+        let mut place = self.place.clone();
+        let mut path = self.above.source.real_path().to_owned();
+        for name in below.parent().into_iter().flat_map(Path::iter) {
+            place = place.child(name);
+            path.push(name);
+            if self.planned.contains_key(&place) {
+                continue;
+            }
+            let Some(planned) = self.mount(&place, path.clone(), false) else { return false };
+            if let Entry::Vacant(entry) = self.planned.entry(place.clone()) {
+                entry.insert(planned);
+            }
+        }
+        true
+    }
+
+    /// `None` for what is gone since it was looked up, and cannot be changed either.
+    fn mount(&self, place: &JailPath, path: PathBuf, read_only: bool) -> Option<Planned> {
+        let mut source = open_itself(path)?;
+        // As seen in the directory: nobody else's files become the jail's own.
+        source.owner = self.above.source.owner;
+        let flags = Attributes { read_only, ..self.above.flags };
+        Some(Planned::host(place.clone(), Tree::new(source, flags), Missing::Fail))
+    }
+}
+
+/// Through a link it would be another file, which the jail may not see at all.
+fn open_itself(path: PathBuf) -> Option<Source> {
+    let source = Source::open(&HostPath::absolute(path.clone())?).ok()?;
+    (source.real_path() == path).then_some(source)
+}
