@@ -28,7 +28,7 @@ use crate::path::{HostPath, JailPath, printable};
 use crate::spec::Spec;
 
 use collect::Collector;
-pub(crate) use collect::{find_program, glob, virtual_top};
+pub(crate) use collect::{find_program, glob, refuse_written, virtual_top};
 pub use error::ClosureError;
 pub use note::Note;
 use reasons::Reasons;

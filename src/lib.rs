@@ -77,3 +77,4 @@ pub mod spec;
 pub mod sys;
 pub mod why;
 pub mod workspace;
+pub mod written;

@@ -36,6 +36,7 @@ pub(crate) mod staging;
 mod state;
 mod store;
 mod table;
+mod taken;
 mod verify;
 mod write;
 
@@ -70,6 +71,7 @@ pub use progress::Progress;
 pub use seal::{Seal, SealError};
 pub use state::State;
 pub(crate) use state::spec_directory;
+pub(crate) use taken::{named, taken, without_dots};
 pub use verify::{Change, Difference, verify};
 pub use write::Tally;
 

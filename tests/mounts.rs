@@ -169,6 +169,116 @@ fn protected_names_that_came_to_a_direct_workspace_are_told_at_the_end() {
 }
 
 #[test]
+fn what_the_tree_is_built_from_cannot_be_changed_moved_or_replaced_by_the_jail() {
+    for place in [
+        "[workspace]\nmode = \"direct\"\npath = \"PLACE\"\n",
+        "[[mount]]\nfrom = \"PLACE\"\nto = \"/home/agent\"\nmode = \"read-write\"\n",
+    ] {
+        let jail = Jail::tools(format!(
+            "files = [{{ from = \"../conf/x\", to = \"/etc/x\" }}, {{ from = \"tree\", to = \"/srv/tree\" }}, {{ from = \"PLACE/glob/*.none\", optional = true }},
+                       {{ from = \"../missing\", to = \"/etc/missing\", optional = true }}]
+             {place}"
+        ));
+        let names = ["conf/x", "spec/tree/a", "glob/a.conf"];
+        for name in names {
+            jail.place.file(name, "host\n");
+        }
+        jail.place.file("key", "secret\n");
+        let inside = if place.contains("workspace") { "/workspace" } else { "/home/agent" };
+        let ran = jail.sh(&format!(
+            "cd {inside}
+             for f in conf/x spec/tree/a glob/a.conf; do
+               (echo evil >$f) 2>/dev/null; rm -f $f; ln -s ../key $f; ln -sf ../key $f; echo evil >new; mv -f new $f
+             done
+             for d in conf spec/tree spec glob; do mv $d moved; ln -s ../key spec/tree/link; ln -s ../key glob/b.conf; done
+             ln -s key missing; echo fine >conf/other; cat conf/other /etc/x /srv/tree/a",
+        ));
+        assert_eq!(ran.stdout, "fine\nhost\nhost\n", "{ran}");
+        for name in names {
+            let content = fs::read_to_string(jail.place.join(name));
+            assert_eq!(content.ok().as_deref(), Some("host\n"), "{name}: {ran}");
+        }
+        assert_eq!(fs::read_dir(jail.place.join("glob")).expect("list").count(), 1, "{ran}");
+        assert_eq!(fs::read_dir(jail.place.join("spec/tree")).expect("list").count(), 1, "{ran}");
+        // What was not there could be made, and is not followed.
+        assert!(jail.place.join("missing").is_symlink(), "{ran}");
+        jail.place.file("conf/x", "host again\n");
+        jail.sh("cat /etc/missing").refused(125, "is a symlink where the jail writes");
+    }
+}
+
+#[test]
+fn no_link_that_the_jail_can_have_made_leads_into_its_tree() {
+    for (source, link, to) in [
+        ("files = [{ from = \"PLACE/work/conf/x\", to = \"/etc/x\" }]", "work/conf/x", "../../key"),
+        ("files = [{ from = \"PLACE/work/conf/x\", to = \"/etc/x\" }]", "work/conf", "../other"),
+        ("files = [{ from = \"PLACE/work/conf/x\", to = \"/etc/x\" }]", "work/conf/x", "../.env"),
+        ("files = [\"PLACE/work/conf/x\"]", "work/conf/x", "../../key"),
+        ("files = [\"PLACE/work/conf/*\"]", "work/conf/x", "../../key"),
+        ("files = [\"PLACE/work/conf/*\"]", "work/conf", "../other"),
+        ("files = [\"PLACE/work/con{f,g}/*\"]", "work/conf/x", "../../key"),
+    ] {
+        let sections =
+            |mode: &str| format!("{source}\n[workspace]\nmode = \"{mode}\"\npath = \"PLACE/work\"\n");
+        let mut made = Vec::new();
+        for mode in ["direct", "read-only"] {
+            let jail = Jail::tools(sections(mode));
+            for name in ["key", "other/x", "work/.env"] {
+                jail.place.file(name, "secret\n");
+            }
+            jail.place.directory("work/conf");
+            if link == "work/conf" {
+                fs::remove_dir(jail.place.join("work/conf")).expect("remove a directory");
+            }
+            symlink(to, jail.place.join(link)).expect("make a link");
+            made.extend([jail.jailmk("build", &[]), jail.sh("true")]);
+        }
+        for ran in &made[..2] {
+            assert!(ran.status == 125 || ran.status == 1, "{source}: {ran}");
+            assert!(ran.stderr.contains("is a symlink where the jail writes"), "{source}: {ran}");
+        }
+        // Nobody but the caller can have made the others.
+        for ran in &made[2..] {
+            assert!(!ran.stderr.contains("is a symlink where the jail writes"), "{source}: {ran}");
+        }
+    }
+}
+
+#[test]
+fn a_root_to_build_from_is_not_chosen_by_the_jail() {
+    let jail = Jail::spec(
+        "[rootfs]\nfrom = \"PLACE/work/root\"\nprograms = [\"busybox\"]\n[workspace]\nmode = \"direct\"\npath = \"PLACE/work\"\n",
+    );
+    jail.place.directory("work");
+    symlink("/", jail.place.join("work/root")).expect("make a link");
+    jail.sh("true").refused(125, "is a symlink where the jail writes");
+}
+
+#[test]
+fn a_source_beside_the_spec_leads_nowhere_else() {
+    let copy = |from: &str| Jail::tools(format!("files = [{{ from = \"{from}\", to = \"/etc/x\" }}]\n"));
+    for (from, link, to, led) in [
+        ("x", "spec/x", "../key", true),
+        ("conf/x", "spec/conf", "../other", true),
+        ("x", "spec/x", "y", false),
+        ("../link", "link", "key", false),
+        ("PLACE/link", "link", "key", false),
+    ] {
+        let jail = copy(from);
+        for name in ["key", "other/x", "spec/y"] {
+            jail.place.file(name, "content\n");
+        }
+        symlink(to, jail.place.join(link)).expect("make a link");
+        let ran = jail.sh("cat /etc/x");
+        if led {
+            ran.refused(125, "it leads out of the spec's directory, to ");
+        } else {
+            assert_eq!(ran.succeeded().stdout, "content\n", "{from}");
+        }
+    }
+}
+
+#[test]
 fn what_is_hidden_is_empty_inside_and_as_it_was_outside() {
     let hide = "hide = [\".env\", \".env.*\", \"keys\", \"*/secret-*\", \"**/*.pem\", \"missing\"]\n";
     for mode in ["direct", "read-only"] {

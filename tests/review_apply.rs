@@ -345,15 +345,25 @@ fn the_spec_s_own_globs_protect_and_so_do_its_own_files() {
         return;
     }
     let jail = Jail::spec(format!(
-        "{}[workspace]\nmode = \"review\"\npath = \"PLACE\"\nprotect = [\"deploy/**\", \"*.service\"]\n",
+        "{}files = [{{ from = \"source/a\", to = \"/etc/a\" }}, {{ from = \"../tree\", to = \"/srv/tree\" }}]
+         [workspace]\nmode = \"review\"\npath = \"PLACE\"\nprotect = [\"deploy/**\", \"*.service\"]\n",
         jail::tools()
     ))
     .variable("LANG", "C");
     let spec = fs::read(jail.spec_path()).expect("read");
-    jail.sh("cd /workspace; mkdir -p deploy x/deploy; echo a >deploy/a; echo b >x/deploy/b; echo c >x/c.SERVICE; echo d >>spec/jail.toml; echo e >e")
+    for source in ["spec/source/a", "tree/a"] {
+        jail.place.file(source, "host\n");
+    }
+    jail.sh("cd /workspace; echo a >spec/source/a; echo a >tree/b; echo f >spec/source/f; mkdir -p deploy x/deploy; echo a >deploy/a; echo b >x/deploy/b; echo c >x/c.SERVICE; echo d >>spec/jail.toml; echo e >e")
         .succeeded();
     let ran = apply(&jail, &[]).ended(1);
-    assert_eq!(ran.stdout, "added    e\n", "{ran}");
+    assert_eq!(ran.stdout, "added    e\nadded    spec/source/f\n", "{ran}");
+    for source in ["spec/source/a", "tree/b"] {
+        assert!(
+            left(&ran).contains(&format!("{source}: held back: the jail's tree is built from it").as_str()),
+            "{ran}"
+        );
+    }
     assert_eq!(fs::read(jail.spec_path()).expect("read"), spec);
     assert!(left(&ran).contains(&"x/deploy/b: held back: protected by the spec"), "{ran}");
     assert!(left(&ran).contains(&"spec/jail.toml: held back: the jail's own spec"), "{ran}");

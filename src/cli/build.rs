@@ -10,7 +10,7 @@ use crate::caller::Caller;
 use crate::cli::progress::shown;
 use crate::cli::{Build, Failure, Outcome, print, say};
 use crate::closure::root::{RootError, SourceRoot};
-use crate::closure::{Closure, resolve as resolve_in};
+use crate::closure::{Closure, ClosureError, Reason, refuse_written, resolve as resolve_in};
 use crate::layer::cgroup::Size;
 use crate::manifest::Manifest;
 use crate::manifest::lock::{Kind, Lock, Locked};
@@ -19,6 +19,7 @@ use crate::rootfs::{
     BuildOptions, RootfsError, State, build, lock_path, preview, read_lock, save_lock, unchanged,
 };
 use crate::spec::Spec;
+use crate::written::Written;
 
 /// What `build --json` prints.
 #[derive(Serialize)]
@@ -182,12 +183,17 @@ pub(super) fn resolve(spec: &Spec, from: Option<&HostPath>) -> Result<Closure, F
 }
 
 /// The tree that files are taken from: `from`, else the root that the spec names, or this host's.
-pub(super) fn source_root(spec: &Spec, from: Option<&HostPath>) -> Result<SourceRoot, RootError> {
-    match (from, &spec.rootfs.from) {
-        (None, None) => SourceRoot::host(),
-        (Some(path), _) => open_root(path.as_path()),
-        (None, Some(from)) => open_root(&from.value),
-    }
+pub(super) fn source_root(spec: &Spec, from: Option<&HostPath>) -> Result<SourceRoot, ClosureError> {
+    Ok(match (from, &spec.rootfs.from) {
+        (None, None) => SourceRoot::host()?,
+        (Some(path), _) => open_root(path.as_path())?,
+        (None, Some(from)) => {
+            let reason = Reason::Spec { key: "from", value: from.value.to_string_lossy().into_owned() };
+            let written = Written::of(spec, &Caller::current());
+            refuse_written(&written, &SourceRoot::host()?.resolve(&from.value)?, &reason)?;
+            open_root(&from.value)?
+        }
+    })
 }
 
 /// Its own path without links: files in it are opened by paths that must hold none, so that nobody who can

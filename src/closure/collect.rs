@@ -19,8 +19,10 @@ use super::reasons::Reasons;
 use super::root::{Opened, Resolved, RootError, SourceRoot, jail_path};
 use super::search::{Dependency, Edge, Environment, FeatureRules, Outcome, Search};
 use super::{Closure, ClosureError, Entry, Node, Note, PROGRAM_DIRECTORIES, Reason};
+use crate::caller::Caller;
 use crate::path::JailPath;
 use crate::spec::{Mount, Placed, Position, Spec};
+use crate::written::Written;
 
 /// Directories that the jail makes anew at each enter.
 const VIRTUAL: [&str; 4] = ["proc", "sys", "dev", "run"];
@@ -35,6 +37,8 @@ pub struct Collector<'r> {
     excluded: GlobSet,
     /// Directories of which all that is below is excluded: patterns that end with `/**`, without that.
     excluded_below: GlobSet,
+    /// Where a link may be of the jail's making.
+    pub(super) written: Written,
     packages: Option<Rc<Option<Packages>>>,
     /// Paths as found → where they really are; all that is on the way is entered.
     pub(super) entered: HashMap<PathBuf, PathBuf>,
@@ -76,6 +80,7 @@ impl<'r> Collector<'r> {
             closure: Closure::default(),
             excluded,
             excluded_below: below.build().unwrap_or_default(),
+            written: Written::of(spec, &Caller::current()),
             packages: None,
             entered: HashMap::new(),
             closed: HashSet::new(),
@@ -233,6 +238,9 @@ impl<'r> Collector<'r> {
 
     /// Enters the links that a path crosses, and the directories that it only passes through.
     pub fn enter_crossed(&mut self, resolved: &Resolved, reason: &Reason) -> Result<(), ClosureError> {
+        if self.root.is_host() {
+            self.refuse_written(resolved, reason)?;
+        }
         for (link, target) in &resolved.links {
             self.insert(jail_path(link), Node::Symlink(target.clone()), reason.clone())?;
         }
@@ -240,6 +248,12 @@ impl<'r> Collector<'r> {
             self.insert(jail_path(directory), Node::Directory, reason.clone())?;
         }
         Ok(())
+    }
+
+    /// No link of the host's is followed that the jail can have made: it would choose which of the caller's files
+    /// are in its next tree.
+    pub fn refuse_written(&self, resolved: &Resolved, reason: &Reason) -> Result<(), ClosureError> {
+        refuse_written(&self.written, resolved, reason)
     }
 
     /// Enters the regular file at `real` and all that it needs.
@@ -416,6 +430,21 @@ impl<'r> Collector<'r> {
             }
         }
         self.closure.notes.extend(notes);
+    }
+}
+
+/// # Errors
+/// The path leads over a link that the jail can have made.
+pub(crate) fn refuse_written(
+    written: &Written,
+    resolved: &Resolved,
+    reason: &Reason,
+) -> Result<(), ClosureError> {
+    match resolved.links.iter().find(|(link, _)| written.chooses(link, &resolved.real)) {
+        Some((link, _)) => {
+            Err(ClosureError::WrittenLink { link: link.clone(), reason: Box::new(reason.clone()) })
+        }
+        None => Ok(()),
     }
 }
 

@@ -165,6 +165,28 @@ pub enum ClosureError {
         #[source]
         cause: RootError,
     },
+    /// A link in the way of a source that the jail can have made.
+    #[error("cannot take {reason}: {} is a symlink where the jail writes", printable(link.as_os_str()))]
+    WrittenLink {
+        /// On the host.
+        link: PathBuf,
+        /// What is taken, or why.
+        reason: Box<Reason>,
+    },
+    /// The source of a copy lies beside the spec, and leads elsewhere.
+    #[error(
+        "cannot copy {} ({at}): it leads out of the spec's directory, to {}",
+        printable(from.as_os_str()),
+        printable(real.as_os_str())
+    )]
+    LedOut {
+        /// As written.
+        from: PathBuf,
+        /// Where.
+        at: Position,
+        /// Where it leads.
+        real: PathBuf,
+    },
     /// The source of a copy is a device or the like.
     #[error("cannot copy {} ({at}): it is {}", printable(from.as_os_str()), kind.name())]
     CopyKind {
@@ -344,6 +366,12 @@ impl StageError for ClosureError {
             }
             ClosureError::NoLoader { .. } => {
                 vec!["name a dynamic program in `programs`: its loader is the one that counts".to_owned()]
+            }
+            ClosureError::WrittenLink { .. } => {
+                vec!["see where it leads; if that is meant, name it itself".to_owned()]
+            }
+            ClosureError::LedOut { real, .. } => {
+                vec![format!("if that is meant, write `{}` itself", printable(real.as_os_str()))]
             }
             ClosureError::Conflict { .. } => {
                 vec!["leave one of them out with `exclude`, or copy it elsewhere".to_owned()]

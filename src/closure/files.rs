@@ -11,6 +11,7 @@ use super::packages;
 use super::root::{FileKind, Opened, RootError, SourceRoot, jail_path};
 use super::{ClosureError, Node, Note, Reason};
 use crate::path::{HostPath, JailPath};
+use crate::rootfs::without_dots;
 use crate::spec::{FileRule, Placed, Position, SourceOrigin, Spec};
 
 /// Every program loads what this lists: the host's own libraries have no place in a jail. A spec that
@@ -27,11 +28,13 @@ pub fn enter_rule(
         FileRule::Glob { pattern, optional } => enter_glob(collector, pattern, *optional, &rule.at),
         FileRule::Copy { from, to, mode, optional } => {
             // What lies beside the spec is the host's, whatever tree the rest is taken from.
-            if !collector.root.is_host() && is_beside_spec(spec, from) {
-                let host = SourceRoot::host()?;
-                return enter_copy(collector, &host, from, to, *mode, *optional, &rule.at);
-            }
-            enter_copy(collector, collector.root, from, to, *mode, *optional, &rule.at)
+            let beside = spec_directory(spec, from);
+            let host = match beside {
+                Some(_) if !collector.root.is_host() => Some(SourceRoot::host()?),
+                _ => None,
+            };
+            let source = host.as_ref().unwrap_or(collector.root);
+            enter_copy(collector, source, beside, from, to, *mode, *optional, &rule.at)
         }
         FileRule::Content { content, to, mode } => {
             let reason = Reason::Spec { key: "files", value: to.to_string() };
@@ -42,12 +45,13 @@ pub fn enter_rule(
     }
 }
 
-fn is_beside_spec(spec: &Spec, path: &Path) -> bool {
-    spec.sources.iter().any(|source| match &source.origin {
+/// The directory of a spec in which `path` is, by its name.
+fn spec_directory<'a>(spec: &'a Spec, path: &Path) -> Option<&'a Path> {
+    spec.sources.iter().find_map(|source| match &source.origin {
         SourceOrigin::File(file) => {
-            file.parent().is_some_and(|directory| directory.parent().is_some() && path.starts_with(directory))
+            file.parent().filter(|directory| directory.parent().is_some() && path.starts_with(directory))
         }
-        SourceOrigin::BuiltIn(_) => false,
+        SourceOrigin::BuiltIn(_) => None,
     })
 }
 
@@ -377,9 +381,11 @@ impl Plan {
     }
 }
 
+#[allow(clippy::too_many_arguments, reason = "the fields of the rule, and where it is taken from")]
 fn enter_copy(
     collector: &mut Collector<'_>,
     source: &SourceRoot,
+    beside: Option<&Path>,
     from: &Path,
     to: &JailPath,
     mode: Option<u32>,
@@ -394,6 +400,14 @@ fn enter_copy(
     };
     let stat = source.stat(&resolved.real).map_err(copy_error)?;
     let reason = Reason::Spec { key: "files", value: from.to_string_lossy().into_owned() };
+    if source.is_host() {
+        collector.refuse_written(&resolved, &reason)?;
+        // Beside the spec is what came with it, and a link that came along could lead to anything.
+        let real = &resolved.real;
+        if beside.is_some_and(|top| without_dots(from).starts_with(top) && !real.starts_with(top)) {
+            return Err(ClosureError::LedOut { from: from.to_owned(), at: at.clone(), real: real.clone() });
+        }
+    }
     let copy = Copy { source, reason: &reason, mode, at };
     match FileKind::of(&stat) {
         FileKind::Regular => copy.file(collector, &resolved.real, collector.settle(to)?, None),

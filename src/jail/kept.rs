@@ -1,5 +1,5 @@
-//! What in a host directory that the jail may write must stay as it is, read-only: the spec's own files and, in
-//! a direct workspace, the protected names. The directories on the way to them, and to what is hidden, become
+//! What in a host directory that the jail may write must stay as it is, read-only: the spec's own files, what
+//! its tree is built from and, in a direct workspace, the protected names. The directories on the way to them, and to what is hidden, become
 //! mount points, for a mount point cannot be renamed, and so none can be put in their place.
 
 use std::collections::btree_map::Entry;
@@ -10,6 +10,7 @@ use super::mounted::Planned;
 use crate::layer::mounts::{Source, Tree};
 use crate::layer::place::{Kind, Missing};
 use crate::path::{HostPath, JailPath};
+use crate::rootfs::taken;
 use crate::spec::{SourceOrigin, Spec};
 use crate::sys::mount::Attributes;
 use crate::workspace::{WorkPath, protected};
@@ -37,12 +38,16 @@ impl<'a> Kept<'a> {
         }
     }
 
-    /// The spec's own files: the jail must not write the rules of its next start.
+    /// The spec's own files, and what its tree is built from: the jail must not write the rules of its next start.
     pub(super) fn add_spec_files(&mut self, spec: &Spec) {
-        for source in &spec.sources {
-            let SourceOrigin::File(path) = &source.origin else { continue };
-            if let Ok(below) = path.strip_prefix(self.above.source.real_path()) {
-                self.add(below);
+        let own = spec.sources.iter().filter_map(|source| match &source.origin {
+            SourceOrigin::File(path) => Some(path.clone()),
+            SourceOrigin::BuiltIn(_) => None,
+        });
+        for path in own.chain(taken(spec)) {
+            match path.strip_prefix(self.above.source.real_path()) {
+                Ok(below) if !below.as_os_str().is_empty() => self.add(below),
+                _ => {}
             }
         }
     }

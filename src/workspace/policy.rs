@@ -14,6 +14,7 @@ use super::path::WorkPath;
 use super::protected::{self, Group, Level};
 use super::session::{Session, reviewed};
 use super::tree::{self, Node, Tree};
+use crate::rootfs::taken;
 use crate::spec::{SourceOrigin, Spec};
 
 /// What is said about a change.
@@ -29,6 +30,8 @@ pub struct Judgement {
 pub struct Policy {
     globs: GlobSet,
     own: Vec<WorkPath>,
+    /// What the spec has its tree built from.
+    taken: Vec<WorkPath>,
     /// Where protected names of the host lead that are links, with what they are.
     behind: Vec<(WorkPath, &'static str)>,
 }
@@ -82,15 +85,17 @@ impl Policy {
                 }
             }
         }
+        let inside = |path: &Path| WorkPath::new(path.strip_prefix(session.workspace.as_path()).ok()?).ok();
         let own = spec.into_iter().flat_map(|spec| &spec.sources).filter_map(|source| match &source.origin {
-            SourceOrigin::File(path) => {
-                WorkPath::new(path.strip_prefix(session.workspace.as_path()).ok()?).ok()
-            }
+            SourceOrigin::File(path) => inside(path),
             SourceOrigin::BuiltIn(_) => None,
         });
+        let taken = spec.map(taken).unwrap_or_default();
+        let taken = taken.iter().filter_map(|path| inside(path)).filter(|path| *path != WorkPath::top());
         Policy {
             globs: globs.build().unwrap_or_else(|_| GlobSet::empty()),
             own: own.collect(),
+            taken: taken.collect(),
             behind: protected::at_top()
                 .filter_map(|(name, what)| Some((behind(session, name)?, what)))
                 .collect(),
@@ -123,6 +128,11 @@ impl Policy {
         let path = &change.path;
         if self.own.iter().any(|own| own.is_within(path)) && change.kind != Kind::Mode {
             return (Some("the jail's own spec".into()), None);
+        }
+        let is_taken =
+            |taken: &WorkPath| path.is_within(taken) || taken.is_within(path) && change.kind != Kind::Mode;
+        if self.taken.iter().any(is_taken) {
+            return (Some("the jail's tree is built from it".into()), None);
         }
         if self.globs.is_match(path.relative()) {
             return (Some("protected by the spec".into()), None);
