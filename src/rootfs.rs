@@ -24,6 +24,7 @@
 mod build;
 mod copy;
 pub(crate) mod directory;
+pub mod doubt;
 mod gc;
 mod inputs;
 mod ledger;
@@ -105,6 +106,12 @@ pub enum RootfsError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// It may be of the jail's making.
+    #[error("cannot use the spec {path}: it changed while a jail ran that can write where it is")]
+    Doubtful {
+        /// As it was named.
+        path: HostPath,
     },
     /// The plan failed.
     #[error(transparent)]
@@ -238,6 +245,9 @@ impl StageError for RootfsError {
                 "set JAILMK_STATE to a directory that you own and nobody else can write"
             }
             RootfsError::StateUnusable { .. } => "set JAILMK_STATE to a directory in which you can write",
+            RootfsError::Doubtful { .. } => {
+                "a spec decides what the jail reaches: read it, then pass --trust-spec once to use it as it is"
+            }
             RootfsError::Manifest(error) => return error.hints(),
             RootfsError::Copy { fault: CopyFault::Changed | CopyFault::Vanished, .. } => {
                 "is the host being upgraded? run `jailmk build` again when that is done"

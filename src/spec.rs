@@ -102,6 +102,8 @@ impl Spec {
 pub struct Source {
     /// Where it was found.
     pub origin: SourceOrigin,
+    /// Where it was looked for: absolute, links not followed; empty for what is built in.
+    pub named: PathBuf,
     /// Its bytes.
     pub text: Arc<str>,
 }

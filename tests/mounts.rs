@@ -168,6 +168,83 @@ fn protected_names_that_came_to_a_direct_workspace_are_told_at_the_end() {
     );
 }
 
+/// Saves a file as editors do: the kernel takes off what is mounted on a file that another one replaces.
+fn save(path: &Path, content: impl AsRef<[u8]>) {
+    let new = path.with_extension("new");
+    fs::write(&new, content).expect("write a file");
+    fs::rename(&new, path).expect("rename a file");
+}
+
+#[test]
+fn a_spec_that_the_jail_can_have_changed_is_used_again_only_after_it_was_read() {
+    for (included, place) in [
+        (false, "[workspace]\nmode = \"direct\"\npath = \"PLACE\"\n"),
+        (true, "[[mount]]\nfrom = \"PLACE\"\nto = \"/workspace\"\nmode = \"read-write\"\n"),
+    ] {
+        let jail = Jail::spec(format!("include = [\"other.toml\"]\n{}{place}", jail::tools()));
+        let other = jail.place.file("spec/other.toml", "[process]\nenv = { A = \"b\" }\n");
+        let changed = if included { other } else { jail.spec_path().to_owned() };
+        let before = fs::read(&changed).expect("read a spec");
+        let name = changed.file_name().and_then(|name| name.to_str()).expect("a name");
+        let mut running = jail.start(&format!(
+            "cd /workspace/spec; (echo '# evil' >>{name}) 2>/dev/null; echo ready; read go; echo '# evil' >>{name} && echo written"
+        )).ready();
+        save(&changed, &before);
+        running.say(b"go\n");
+        let ran = running.end();
+        assert_eq!(ran.stdout, "ready\nwritten\n", "{ran}");
+        assert!(
+            ran.stderr.contains(&format!("/spec/{name} before you go on: it changed while the jail ran")),
+            "{ran}"
+        );
+        for refused in [jail.sh("true"), jail.sh("true"), jail.jailmk("build", &[])] {
+            assert!([1, 125].contains(&refused.status), "{refused}");
+            assert!(
+                refused.stderr.contains("it changed while a jail ran that can write where it is"),
+                "{refused}"
+            );
+            assert!(refused.stderr.contains("--trust-spec"), "{refused}");
+        }
+        jail.jailmk("enter", &["--trust-spec", "--plan"]).succeeded();
+        jail.sh("true").ended(125);
+        jail.jailmk("enter", &["--trust-spec", "--", "sh", "-c", ":"]).succeeded();
+        jail.prints("true");
+        // As it was is as good.
+        save(&changed, &before);
+        jail.prints("true");
+    }
+}
+
+#[test]
+fn a_spec_may_be_edited_while_no_jail_runs_or_one_that_cannot_write_it() {
+    let jail = Jail::tools("[workspace]\nmode = \"direct\"\npath = \"PLACE\"\n");
+    let spec = jail.spec_path().to_owned();
+    let text = fs::read_to_string(&spec).expect("read the spec");
+    jail.prints("true");
+    save(&spec, format!("{text}# edited\n"));
+    jail.prints("true");
+    // A supervisor that was killed says nothing of what its jail wrote.
+    let running = jail.start("echo ready; read go").ready();
+    running.killed_after(std::time::Duration::ZERO);
+    jail.prints("true");
+    save(&spec, &text);
+    jail.prints("true");
+    let running = jail.start("echo ready; read go").ready();
+    running.killed_after(std::time::Duration::ZERO);
+    save(&spec, format!("{text}# edited\n"));
+    jail.sh("true").refused(125, "it changed while a jail ran that can write where it is");
+
+    let jail = Jail::tools("[workspace]\nmode = \"read-only\"\npath = \"PLACE\"\n");
+    let mut running = jail.start("echo ready; read go").ready();
+    save(
+        jail.spec_path(),
+        format!("{}# edited\n", fs::read_to_string(jail.spec_path()).expect("read the spec")),
+    );
+    running.say(b"go\n");
+    assert!(!running.end().stderr.contains("before you go on"));
+    jail.prints("true");
+}
+
 #[test]
 fn what_the_tree_is_built_from_cannot_be_changed_moved_or_replaced_by_the_jail() {
     for place in [

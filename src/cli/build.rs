@@ -16,7 +16,7 @@ use crate::manifest::Manifest;
 use crate::manifest::lock::{Kind, Lock, Locked};
 use crate::path::HostPath;
 use crate::rootfs::{
-    BuildOptions, RootfsError, State, build, lock_path, preview, read_lock, save_lock, unchanged,
+    BuildOptions, RootfsError, State, build, doubt, lock_path, preview, read_lock, save_lock, unchanged,
 };
 use crate::spec::Spec;
 use crate::written::Written;
@@ -78,6 +78,10 @@ impl Build {
         }
         let started = Instant::now();
         let state = State::open()?;
+        match self.spec.trust_spec {
+            false => doubt::refuse_doubtful(&state, &spec)?,
+            true => doubt::settle(&state, &spec)?,
+        }
         let known = match (&output, &from) {
             (None, None) => unchanged(&spec, &state, locked.as_ref())?,
             _ => None,

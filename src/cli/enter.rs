@@ -21,7 +21,8 @@ use crate::jail::supervisor::{OnStart, Started};
 use crate::jail::terminal::CallerTerminal;
 use crate::jail::{Effect, Jail, Setting};
 use crate::layer::{cgroup, disk, seccomp};
-use crate::path::HostPath;
+use crate::path::{HostPath, printable};
+use crate::rootfs::doubt::{self, Doubt};
 use crate::rootfs::{BuildOptions, Freshness, Rootfs, State, build};
 use crate::sealed;
 use crate::spec::{Degradable, Spec};
@@ -30,6 +31,7 @@ use crate::workspace::direct::Direct;
 use crate::workspace::journal::Time;
 use crate::workspace::session::reviewed;
 use crate::workspace::tree::Tree;
+use crate::written::Written;
 
 impl Enter {
     /// Runs the command in the jail, or tells how it would.
@@ -52,6 +54,12 @@ impl Enter {
         let again = self.spec.again();
         let spec = self.spec.load().map_err(failed)?;
         let start = Start::of(spec, self.command, self.timeout, since)?;
+        match (self.spec.trust_spec, self.plan) {
+            (false, _) => doubt::refuse_doubtful(&start.state, &start.spec),
+            (true, false) => doubt::settle(&start.state, &start.spec),
+            (true, true) => Ok(()),
+        }
+        .map_err(failed)?;
         let current = Rootfs::current(&start.state, &start.spec).map_err(failed)?;
         if self.plan { start.describe(current) } else { start.enter(current, status_fd, &again) }
     }
@@ -169,6 +177,8 @@ impl Start {
         seal(&jail, status_fd)?;
         let cgroup = limit(&self.spec, &self.limits, &mut jail)?;
         let direct = Direct::look(&self.spec, &self.caller);
+        let written = Written::of(&self.spec, &self.caller);
+        let doubt = Doubt::begin(&self.state, &self.spec, &written).map_err(failed)?;
         let terminal = CallerTerminal::find();
         tell_weaker(&jail);
         let plan = self.arm(jail, terminal.as_ref())?;
@@ -206,6 +216,12 @@ impl Start {
             for (path, what) in direct.changed() {
                 say(format_args!("look at {path} before you go on, the jail has written it: {what}"));
             }
+        }
+        for path in doubt.map(Doubt::end).into_iter().flatten() {
+            let path = printable(path.as_os_str());
+            say(format_args!(
+                "look at {path} before you go on: it changed while the jail ran, which may have done it"
+            ));
         }
         let end = end.map_err(|mut error| {
             if let SpawnError::Exec { cause: Errno::ENOENT, command, lead } = &mut error {

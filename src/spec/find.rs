@@ -31,6 +31,8 @@ pub enum Trust {
 #[derive(Debug)]
 pub(super) struct Found {
     pub origin: SourceOrigin,
+    /// Where it was looked for, links not followed; empty for what is built in.
+    pub named: PathBuf,
     /// What messages call it.
     pub shown: Arc<str>,
     /// The jail's name unless it is written.
@@ -51,6 +53,7 @@ impl Found {
         let (name, text) = builtin::find(name)?;
         Some(Found {
             origin: SourceOrigin::BuiltIn(name),
+            named: PathBuf::new(),
             shown: format!("{name} (built in)").into(),
             stem: name.into(),
             text: text.into(),
@@ -196,7 +199,7 @@ pub(super) fn open(path: &Path, trust: Trust) -> Result<Option<Found>, SpecError
     let shown: Arc<str> = printable(path.as_os_str()).to_string().into();
     let text = String::from_utf8(bytes).map_err(|error| not_utf8(error.as_bytes(), &shown))?;
     let stem = given.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    Ok(Some(Found { origin: SourceOrigin::File(real), shown, stem, text: text.into() }))
+    Ok(Some(Found { origin: SourceOrigin::File(real), named: given, shown, stem, text: text.into() }))
 }
 
 fn read(file: &mut File) -> io::Result<Option<Vec<u8>>> {

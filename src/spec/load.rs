@@ -32,7 +32,9 @@ pub fn load(argument: Option<&str>, trust: Trust) -> Result<Spec, SpecError> {
 pub fn parse(text: &str, file_name: &str) -> Result<Spec, SpecError> {
     let path = Path::new("/").join(file_name);
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let found = Found { origin: SourceOrigin::File(path), shown: file_name.into(), stem, text: text.into() };
+    let named = path.clone();
+    let found =
+        Found { origin: SourceOrigin::File(path), named, shown: file_name.into(), stem, text: text.into() };
     let mut loader = Loader::new(Trust::Owned);
     loader.reach = Reach::BuiltIn;
     loader.load(found)
@@ -96,7 +98,7 @@ impl Loader {
             Ok(Some(found)) => {
                 file.text = Arc::clone(&found.text);
                 // Before the spec itself, which is the last.
-                self.sources.insert(0, Source { origin: found.origin, text: found.text });
+                self.sources.insert(0, Source { origin: found.origin, named: found.named, text: found.text });
                 return Ok(());
             }
             Ok(None) => ProfileFault::Missing,
@@ -117,7 +119,7 @@ impl Loader {
         }
         self.open.pop();
         self.shown.pop();
-        self.sources.push(Source { origin: found.origin, text: found.text });
+        self.sources.push(Source { origin: found.origin, named: found.named, text: found.text });
         let name = document.name.clone();
         self.merged.merge(document);
         Ok(name)
