@@ -5,6 +5,7 @@ mod jail;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use jail::Jail;
 use jail::checks::{holds, need_program};
@@ -181,4 +182,50 @@ fn postgres_is_jailed_with_its_data_on_the_host() {
         assert!(ran.stderr.contains("database system is shut down"), "{ran}");
         assert!(data.join("data/PG_VERSION").is_file());
     }
+}
+
+/// A second jail of a server that listens already, with the same data: its process ids are the same.
+fn a_second_jail_is_refused(jail: &Jail, socket: &Path, words: &str) {
+    let mut first = jail.begin(&[]);
+    first.until("the server listens", || UnixStream::connect(socket).is_ok());
+    let second = jail.run(&[]).ended(1);
+    assert!(second.stderr.contains(words), "{second}");
+    assert!(UnixStream::connect(socket).is_ok(), "the first still listens");
+    first.signal(Signal::SIGINT);
+    first.end().succeeded();
+    // The lock has gone with it.
+    let mut again = jail.begin(&[]);
+    again.until("the server listens", || UnixStream::connect(socket).is_ok());
+    again.signal(Signal::SIGINT);
+    again.end().succeeded();
+}
+
+#[test]
+fn a_second_jail_with_the_data_of_a_postgres_that_runs_is_refused() {
+    if !need_program("/usr/lib/postgresql") {
+        return;
+    }
+    let jail = Jail::spec(
+        "include = [\"postgres\"]\n\
+         [[mount]]\nfrom = \"PLACE/data\"\nto = \"/var/lib/postgresql\"\nmode = \"read-write\"\nexec = false\n\
+         [[mount]]\nfrom = \"PLACE/socket\"\nto = \"/run/postgresql\"\nmode = \"read-write\"\n",
+    );
+    jail.place.directory("data");
+    let socket = jail.place.directory("socket").join(".s.PGSQL.5432");
+    a_second_jail_is_refused(&jail, &socket, "another jail uses the cluster in /var/lib/postgresql/data");
+}
+
+#[test]
+fn a_second_jail_with_the_data_of_a_redis_that_runs_is_refused() {
+    if !need_program("/usr/bin/redis-server") {
+        return;
+    }
+    let jail = Jail::spec(
+        "include = [\"redis\"]\n\
+         [[mount]]\nfrom = \"PLACE/data\"\nto = \"/var/lib/redis\"\nmode = \"read-write\"\nexec = false\n\
+         [[mount]]\nfrom = \"PLACE/socket\"\nto = \"/run/redis\"\nmode = \"read-write\"\n",
+    );
+    jail.place.directory("data");
+    let socket = jail.place.directory("socket").join("redis.sock");
+    a_second_jail_is_refused(&jail, &socket, "cannot lock /var/lib/redis: another jail");
 }
