@@ -5,7 +5,7 @@ mod jail;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
@@ -594,4 +594,38 @@ fn a_jail_that_stays_costs_little_memory() {
     });
     jail.say(b"still there\n");
     assert_eq!(jail.end().succeeded().stdout, "ready\nstill there\n");
+}
+
+/// Root's too, whose pipes are root's and the jail's uid another.
+#[test]
+fn a_pipe_that_is_a_standard_stream_can_be_opened_by_its_name() {
+    let mut running =
+        Jail::small().begin(&["sh", "-c", "cat /dev/stdin; echo out >/dev/stdout; echo error >/dev/stderr"]);
+    running.say(b"in\n");
+    let ran = running.end().succeeded();
+    assert_eq!(ran.stdout, "in\nout\n", "{ran}");
+    assert!(ran.complaints().contains(&"error"), "{ran}");
+}
+
+/// A name in the file system may be others' business.
+#[test]
+fn a_named_pipe_a_file_and_a_socket_keep_their_owner() {
+    let jail = Jail::small();
+    let named = jail.place.join("named");
+    nix::unistd::mkfifo(&named, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)
+        .expect("make a FIFO");
+    let both_ends = || File::options().read(true).write(true).open(&named).expect("open the FIFO");
+    let file = jail.place.file("file", "");
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("make a socket pair");
+    let mut command = jail.enter(&["true"]);
+    command.stdin(both_ends()).stdout(File::options().write(true).open(&file).expect("open"));
+    command.stderr(std::os::fd::OwnedFd::from(theirs));
+    assert!(command.status().expect("run jailmk").success());
+    let owner = |what: &str, metadata: fs::Metadata| {
+        assert_eq!(metadata.uid(), nix::unistd::geteuid().as_raw(), "{what}");
+    };
+    owner("FIFO", both_ends().metadata().expect("stat"));
+    owner("file", fs::metadata(&file).expect("stat"));
+    let socket = File::from(std::os::fd::OwnedFd::from(ours));
+    owner("socket", socket.metadata().expect("stat"));
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use nix::unistd::{Pid, setgroups};
+use nix::sys::statfs::{FsType, fstatfs};
+use nix::unistd::{Pid, Uid, fchown, setgroups};
 
 use crate::jail::child;
 use crate::jail::control::{Channel, Order};
@@ -53,6 +54,7 @@ pub fn run(mut plan: Plan, supervision: Supervision<'_>) -> Result<End, SpawnErr
         // The jail would keep root's groups: setgroups is denied inside, also to drop them.
         setgroups(&[]).map_err(|e| preparing("drop supplementary groups")(e.into()))?;
         prepare_as_root(&mut plan)?;
+        give_pipes(plan.identity);
     }
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .map_err(|e| preparing("make a socket pair")(e.into()))?;
@@ -90,6 +92,25 @@ pub fn run(mut plan: Plan, supervision: Supervision<'_>) -> Result<End, SpawnErr
         (end, _) => end,
     }
 }
+
+/// Has the jail's uid own the standard streams that are pipes without a name, so that it can open /dev/stdout as
+/// the caller could: the mode of such a pipe is 0600, and root's would be denied.
+///
+/// Who owns a pipe can open its other end, too: a jail could read what others write to the same pipe, and keep
+/// it open. They have the pipe from whoever made it for the jail; a jail that an ordinary user starts can do the
+/// same. A name in the file system, a socket or a terminal can be others' business, and what is done to a file
+/// stays: those are left alone.
+fn give_pipes(identity: Identity) {
+    for stream in process::standard_streams() {
+        if fstatfs(stream).is_ok_and(|found| found.filesystem_type() == PIPEFS_MAGIC) {
+            // A root without CAP_CHOWN cannot: then the pipe is read and written, and not opened again.
+            let _ = fchown(stream, Some(Uid::from_raw(identity.uid)), None);
+        }
+    }
+}
+
+/// The file system of pipes that pipe(2) makes (linux/magic.h). A FIFO with a name is on that of its directory.
+const PIPEFS_MAGIC: FsType = FsType(0x5049_5045);
 
 /// Makes the detached trees of host directories while root's rights are at hand: the jail's uid could
 /// not reach them.
