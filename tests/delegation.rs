@@ -106,7 +106,7 @@ fn a_delegated_unit_that_jailmk_is_started_in_is_used_itself() {
     }
     let unit = format!("test-{}.service", std::process::id());
     let script = format!(
-        "exec systemd-run --quiet --wait --pipe -p Delegate=yes --unit={unit} env JAILMK_STATE=\"$JAILMK_STATE\" \"$@\""
+        "exec systemd-run --quiet --wait --pipe -p Delegate=yes -p TasksMax=60 --unit={unit} env JAILMK_STATE=\"$JAILMK_STATE\" \"$@\""
     );
     let name = format!("delegated-{}-within-", std::process::id());
     let running = limited("within").by_shell(&script).start("echo ready; cat").ready();
@@ -115,7 +115,8 @@ fn a_delegated_unit_that_jailmk_is_started_in_is_used_itself() {
     let parent = found[0].parent().expect("a parent");
     assert!(parent.ends_with(&unit), "{found:?}");
     assert_eq!(groups(parent, "jailmk-_supervisor-").len(), 1, "{:?}", groups(parent, ""));
-    running.end().succeeded();
+    let ran = running.end().succeeded();
+    assert!(!ran.stderr.contains("do not hold"), "the unit's limits are above the jail's: {ran}");
     until("the unit is gone", || groups(Path::new("/sys/fs/cgroup"), &unit).is_empty());
 }
 
@@ -132,6 +133,46 @@ fn a_jail_of_root_outside_of_units_gets_a_group_at_the_top_without_asking_a_mana
     assert!(found.len() == 1 && found[0].starts_with("/sys/fs/cgroup/jailmk"), "{found:?}");
     running.end().succeeded();
     assert!(groups(Path::new("/sys/fs/cgroup"), &name).is_empty());
+}
+
+/// A group of this test's own, which nobody delegated.
+struct Group(PathBuf);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn the_limits_of_a_group_that_roots_jail_leaves_are_told_with_the_cure() {
+    let there = is_root() && jail::has_cgroup_v2();
+    if !need("root and cgroup v2", there, if is_root() { &["host"] } else { &["host", "uml", "6.1", "6.12"] })
+    {
+        return;
+    }
+    // Enables the controllers at the top.
+    limited("left").sh("true").succeeded();
+    let group = Group(format!("/sys/fs/cgroup/test-{}.service", std::process::id()).into());
+    fs::create_dir(&group.0).expect("make a group");
+    fs::write(group.0.join("memory.max"), "400M").expect("limit the memory");
+    fs::write(group.0.join("pids.max"), "60").expect("limit the processes");
+    let script = format!("echo $$ >{}/cgroup.procs && exec \"$@\"", group.0.display());
+    let jail = Jail::tools("[limits]\nmemory = \"1G\"\n").by_shell(&script);
+    let name = group.0.file_name().expect("a name").to_string_lossy().into_owned();
+    let line =
+        format!("the limits of the unit {name} (memory 400 MiB, 60 processes) do not hold for the jail");
+    let ran = jail.sh("true").succeeded();
+    let told: Vec<&str> = ran.stderr.lines().filter(|told| told.contains("do not hold")).collect();
+    assert!(told.len() == 1 && told[0].starts_with(&format!("jailmk: weaker: {line}")), "{ran}");
+    assert!(told[0].contains("`Delegate=yes`"), "{ran}");
+    let ran = jail.jailmk("check", &[]);
+    assert!(ran.stdout.contains(&format!("weaker: {line}")), "{ran}");
+    // What is not stricter than the jail's own is no loss.
+    fs::write(group.0.join("memory.max"), "1G").expect("limit the memory");
+    fs::write(group.0.join("pids.max"), "max").expect("unlimit the processes");
+    let ran = jail.sh("true").succeeded();
+    assert!(!ran.stderr.contains("do not hold"), "{ran}");
 }
 
 #[test]

@@ -131,7 +131,7 @@ fn a_leaf_has_its_limits_and_is_gone_afterwards() {
     assert_eq!(value("memory.oom.group"), "1");
     assert_eq!(value("pids.max"), "33");
     assert_eq!(value("cpu.max"), "150000 100000");
-    if armed.weaker().is_none() {
+    if armed.weaker().is_empty() {
         assert_eq!(value("memory.swap.max"), "0");
     }
     let words = armed.to_string();

@@ -37,7 +37,8 @@ impl Check {
     fn weigh(&self, spec: Spec, findings: &[Finding]) -> Outcome {
         let start = Start::of(spec, Vec::new(), None, Time::now()).map_err(Failure::of_other)?;
         let mut obstacles = Vec::new();
-        let limited = start.try_limits(&mut obstacles);
+        let mut weaker = Vec::new();
+        let limited = start.try_limits(&mut obstacles, &mut weaker);
         let exposure = match start.plan() {
             Ok(plan) => {
                 obstacles.extend(exposure::lacking(&plan, findings).into_iter().map(Obstacle::of_finding));
@@ -49,7 +50,7 @@ impl Check {
                 None
             }
         };
-        let verdict = Verdict { spec: &start.spec.name, exposure, obstacles, limited };
+        let verdict = Verdict { spec: &start.spec.name, exposure, obstacles, limited, weaker };
         if self.json {
             print(format_args!("{:#}\n", serde_json::json!(Json::of(&verdict))))?;
         } else {
@@ -79,9 +80,10 @@ impl Obstacle {
 
 impl Start {
     /// Whether limits that are written can be had, by making the cgroup and removing it again.
-    fn try_limits(&self, obstacles: &mut Vec<Obstacle>) -> Limited {
+    fn try_limits(&self, obstacles: &mut Vec<Obstacle>, weaker: &mut Vec<String>) -> Limited {
         match self.limits.arm(&self.spec.name) {
             Ok(cgroup::Outcome::Armed(armed)) => {
+                weaker.extend(armed.weaker());
                 if let Err(error) = armed.remove() {
                     obstacles.push(Obstacle::of_error(&error));
                 }
@@ -102,6 +104,8 @@ struct Verdict<'a> {
     exposure: Option<Exposure>,
     obstacles: Vec<Obstacle>,
     limited: Limited,
+    /// Of the cgroup, as `enter` would tell it.
+    weaker: Vec<String>,
 }
 
 impl Verdict<'_> {
@@ -116,6 +120,7 @@ impl std::fmt::Display for Verdict<'_> {
         if let Some(exposure) = &self.exposure {
             exposure.fmt(f)?;
         }
+        self.weaker.iter().try_for_each(|line| writeln!(f, "weaker: {line}"))?;
         if self.obstacles.is_empty() {
             let limits = match self.limited {
                 Limited::Together => "every layer that it asks for",
@@ -141,6 +146,7 @@ struct Json<'a> {
     rows: &'a [exposure::Row],
     enforceable: bool,
     obstacles: &'a [Obstacle],
+    weaker: &'a [String],
 }
 
 impl<'a> Json<'a> {
@@ -153,6 +159,7 @@ impl<'a> Json<'a> {
             rows: exposure.map_or(&[], |exposure| &exposure.rows),
             enforceable: verdict.obstacles.is_empty(),
             obstacles: &verdict.obstacles,
+            weaker: &verdict.weaker,
         }
     }
 }

@@ -22,13 +22,15 @@ pub fn limits() -> Verdict {
         let group = group.unwrap_or_default();
         let weaker = armed.weaker();
         armed.remove().map_err(|error| explain(&error))?;
-        Ok(match weaker {
+        Ok(match () {
             _ if !processors => {
                 Verdict::degraded(format!("a leaf in {group}, but without the cpu controller"))
                     .cure("have systemd delegate it: `Delegate=cpu memory pids io` in user@.service, or `Delegate=yes` in the unit that starts jailmk")
             }
-            Some(weaker) => Verdict::degraded(format!("a leaf in {group}, but {weaker}")),
-            None => Verdict::works(format!("a leaf in {group} took all limits")),
+            _ if !weaker.is_empty() => {
+                Verdict::degraded(format!("a leaf in {group}, but {}", weaker.join("; ")))
+            }
+            _ => Verdict::works(format!("a leaf in {group} took all limits")),
         })
     })())
 }

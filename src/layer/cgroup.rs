@@ -10,6 +10,7 @@ pub mod bus;
 mod hierarchy;
 mod inside;
 mod leaf;
+mod left;
 mod systemd;
 mod usage;
 
@@ -128,7 +129,7 @@ impl Policy {
         loop {
             let place = hierarchy.place(jail_name, self.controllers())?;
             leaf::sweep(place.group());
-            match Armed::make(place, jail_name, *self) {
+            match Armed::make(place, hierarchy.own(), jail_name, *self) {
                 // The last jail of another supervisor has just ended and took the shared group with it.
                 Err(CgroupError::Create { source, .. } | CgroupError::Set { source, .. })
                     if hierarchy::is_gone(&source) && races < hierarchy::RACES_MAX =>
@@ -224,6 +225,10 @@ impl StageError for CgroupError {
                  its controllers"
             }
             CgroupError::Hierarchy(_) => "give the container its own cgroup namespace and mount",
+            CgroupError::Place(Refusals(refusals)) if refusals.iter().any(Refusal::is_read_only) => {
+                "a sandbox around jailmk makes /sys/fs/cgroup read-only: under systemd remove \
+                 `ProtectControlGroups=` from the unit; in a container mount it writable"
+            }
             CgroupError::Place(_) if nix::unistd::geteuid().is_root() => {
                 "in a container, mount /sys/fs/cgroup writable and move the container's processes out of its \
                  topmost group; under systemd, set `Delegate=yes` in the unit"

@@ -129,6 +129,13 @@ pub struct Refusal {
     pub reason: RefusalReason,
 }
 
+impl Refusal {
+    /// Whether the file system of cgroups is read-only here.
+    pub(super) fn is_read_only(&self) -> bool {
+        matches!(&self.reason, RefusalReason::Failed(error) if error.raw_os_error() == Some(libc::EROFS))
+    }
+}
+
 /// Why a group cannot hold the leaf. The words follow the group's name.
 #[derive(Debug, thiserror::Error)]
 pub enum RefusalReason {

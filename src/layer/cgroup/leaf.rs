@@ -21,6 +21,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
 use super::hierarchy::{Place, missing, read, write};
+use super::left::Left;
 use super::{CgroupError, Origin, Policy, Usage};
 use crate::path::printable;
 
@@ -41,12 +42,18 @@ pub struct Armed {
     place: Place,
     policy: Policy,
     swap_accounted: bool,
+    left: Left,
     removed: bool,
 }
 
 impl Armed {
-    /// Makes a leaf in `place` and sets its limits.
-    pub(super) fn make(place: Place, jail_name: &str, policy: Policy) -> Result<Armed, CgroupError> {
+    /// Makes a leaf in `place` and sets its limits, for a process that was in `own`.
+    pub(super) fn make(
+        place: Place,
+        own: &Path,
+        jail_name: &str,
+        policy: Policy,
+    ) -> Result<Armed, CgroupError> {
         let path = make_directory(place.group(), jail_name)?;
         let directory = match open_locked(&path) {
             Ok(directory) => directory,
@@ -55,7 +62,8 @@ impl Armed {
                 return Err(CgroupError::Create { path, source: errno.into() });
             }
         };
-        let mut armed = Armed { path, directory, place, policy, swap_accounted: true, removed: false };
+        let left = Left::of(own, place.group(), &policy);
+        let mut armed = Armed { path, directory, place, policy, swap_accounted: true, left, removed: false };
         // Another supervisor may have removed the shared group, and a third one made it anew, just before
         // this leaf: then it came to be in a group that gave it nothing.
         if armed.place.shared() && armed.lacks_controllers() {
@@ -120,9 +128,11 @@ impl Armed {
         &self.path
     }
 
-    /// What is weaker than asked for, one sentence; `None` when nothing is.
-    pub fn weaker(&self) -> Option<String> {
-        (!self.swap_accounted).then(|| "swap is not limited: this kernel does not account it".to_owned())
+    /// What is weaker than asked for, a sentence each.
+    pub fn weaker(&self) -> Vec<String> {
+        let swap = "swap is not limited: this kernel does not account it";
+        let swap = (!self.swap_accounted).then(|| swap.to_owned());
+        swap.into_iter().chain(self.left.weaker()).collect()
     }
 
     /// Reads what the jail used.
