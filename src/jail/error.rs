@@ -204,6 +204,11 @@ pub enum SpawnError {
 impl StageError for SpawnError {
     fn hints(&self) -> Vec<String> {
         match self {
+            SpawnError::Prepare { cause, .. } if cause.raw_os_error() == Some(libc::ENOSYS) => vec![
+                "a sandbox around jailmk forbids this: under systemd remove `RestrictNamespaces=` and \
+                 `SystemCallFilter=` from the unit"
+                    .into(),
+            ],
             SpawnError::Prepare { cause, .. } => match cause.raw_os_error().map(Errno::from_raw) {
                 Some(Errno::EPERM | Errno::EACCES | Errno::ENOSPC | Errno::EINVAL) => {
                     vec!["`jailmk check` tries each primitive and names the cure for what is missing".into()]

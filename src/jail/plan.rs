@@ -247,6 +247,12 @@ impl Step {
             (Step::Directory(_), Errno::ENOENT) => {
                 "set `directory` under [process] to a directory that is in the jail"
             }
+            (Step::HostName(_), Errno::EPERM) => {
+                "a sandbox around jailmk forbids this: under systemd remove `ProtectHostname=` from the unit"
+            }
+            (Step::Directory(_), Errno::ENOSYS) => {
+                "a sandbox around jailmk forbids openat2(2): under systemd remove `RestrictSUIDSGID=` and `SystemCallFilter=` from the unit"
+            }
             _ => return Vec::new(),
         };
         vec![text.to_owned()]
