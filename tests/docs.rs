@@ -2,7 +2,7 @@
 //!
 //! In README.md a `console` block is run, line by line behind each `$ `, and its output is compared: `…`
 //! stands for any text in a line, and alone on a line for any lines. A `toml` block is parsed. In a
-//! manual page a literal block has `.\" run`, `.\" toml` or `.\" output` before it.
+//! manual page a literal block has `.\" run`, `.\" toml`, `.\" output` or `.\" unit` (tests/service.rs) before it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -269,7 +269,11 @@ fn literal(page: &str, mark: &str) -> Vec<String> {
     let mut blocks = Vec::new();
     for (number, _) in lines.iter().enumerate().filter(|(_, line)| line.starts_with(".Bd -literal")) {
         let found = lines[number - 1].strip_prefix(".\\\" ").unwrap_or("");
-        assert!(["run", "toml", "output"].contains(&found), "a block without mark: {}", lines[number + 1]);
+        assert!(
+            ["run", "toml", "output", "unit"].contains(&found),
+            "a block without mark: {}",
+            lines[number + 1]
+        );
         if found == mark {
             let body = lines[number + 1..].iter().take_while(|line| !line.starts_with(".Ed"));
             blocks.push(body.map(|line| plain(line) + "\n").collect());
