@@ -279,6 +279,29 @@ const PROTECTED: &[&str] = &[
     ".VSCODE/tasks.json",
     ".git /config",
     ".ssh/authorized_keys",
+    ".pdbrc",
+    ".perldb",
+    "rust-toolchain",
+    "rust-toolchain.toml",
+    ".ghci",
+    ".ocamlinit",
+    ".iex.exs",
+    ".octaverc",
+    ".Renviron",
+    ".Rprofile",
+    ".dir-locals-2.el",
+    ".bazelrc",
+    "tools/bazel",
+    ".jj/repo/config.toml",
+    ".sl/config",
+    ".hg/hgrc",
+    "ansible.cfg",
+    ".pylintrc",
+    "mise.local.toml",
+    ".config/mise.toml",
+    ".ycm_extra_conf.py",
+    ".lvimrc",
+    ".byebugrc",
 ];
 
 #[test]
@@ -542,6 +565,66 @@ fn an_object_that_git_has_stored_does_not_become_another() {
     let names = ["ab/c", "pack/p.pack", "info/packs", "ab/new"];
     let found = names.map(|name| read(&jail, &format!(".git/objects/{name}")));
     assert_eq!(found, ["host\n", "host\n", "jail\n", "jail\n"], "{ran}");
+}
+
+#[test]
+fn nothing_comes_over_that_makes_git_take_one_object_for_another() {
+    if !need_overlay() {
+        return;
+    }
+    let jail = reviewed();
+    for repository in ["work/.git", "work/bare"] {
+        for name in ["HEAD", "refs/heads/main", "objects/pack/pack-a.pack", "objects/pack/pack-a.idx"] {
+            jail.place.file(format!("{repository}/{name}"), "host\n");
+        }
+    }
+    const HELD: [&str; 12] = [
+        "refs/replace/0123",
+        "refs/Replace/0123",
+        "objects/info/alternates",
+        "objects/info/commit-graph",
+        "objects/info/commit-graphs/commit-graph-chain",
+        "objects/pack/multi-pack-index",
+        "objects/pack/pack-a.idx",
+        "objects/pack/pack-a.rev",
+        "objects/pack/pack-a.bitmap",
+        "info/grafts",
+        "shallow",
+        "packed-refs",
+    ];
+    const FREE: [&str; 5] = [
+        "refs/heads/main",
+        "objects/info/packs",
+        "objects/pack/pack-b.pack",
+        "objects/pack/pack-b.idx",
+        "objects/pack/pack-b.rev",
+    ];
+    for repository in [".git", "bare"] {
+        for name in HELD.iter().chain(&FREE) {
+            let script = format!(
+                "cd {repository}; mkdir -p $(dirname {name}); rm -f {name}; echo 01 refs/replace/0123 >{name}"
+            );
+            jail.sh(&script).succeeded();
+        }
+    }
+    let ran = apply(&jail, &[]).ended(1);
+    for repository in [".git", "bare"] {
+        for name in HELD {
+            let line = format!("{repository}/{name}: held back: git directory");
+            assert!(left(&ran).contains(&line.as_str()), "{line}: {ran}");
+            let there = fs::read_to_string(jail.place.join("work").join(repository).join(name));
+            assert!(!there.is_ok_and(|text| text != "host\n"), "{repository}/{name} came over: {ran}");
+        }
+        for name in FREE {
+            assert_eq!(read(&jail, &format!("{repository}/{name}")), "01 refs/replace/0123\n", "{ran}");
+        }
+    }
+    assert!(ran.stderr.contains("look at .git/objects/pack/pack-b.idx: a pack of git objects"), "{ran}");
+    jail.jailmk("discard", &[]).succeeded();
+    jail.sh("echo 01 refs/heads/replace >.git/packed-refs; echo 01 refs/tags/a >bare/packed-refs")
+        .succeeded();
+    apply(&jail, &[]).succeeded();
+    assert_eq!(read(&jail, ".git/packed-refs"), "01 refs/heads/replace\n");
 }
 
 #[test]

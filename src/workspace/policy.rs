@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
@@ -143,15 +144,12 @@ impl Policy {
             return (Some((*what).into()), None);
         }
         let Some(parent) = path.parent() else { return (None, None) };
-        let plain = matches!(change.node(), Node::File | Node::Directory);
         let (tail, git, python, warning) = match standings.of(&parent) {
             Standing::Held(what) => return (Some(what.into()), None),
-            Standing::Git(top) => {
-                // What git has stored under its digest never becomes something else.
-                let forged = matches!(change.kind, Kind::Changed | Kind::Type) && is_object(path, top);
-                let free = plain && is_history(path, top) && !forged;
-                return ((!free).then(|| protected::GIT.into()), None);
+            Standing::Git(top) if standings.adds_history(change, top) => {
+                return (None, is_new_index(change, top).then_some(PACK));
             }
+            Standing::Git(_) => return (Some(protected::GIT.into()), None),
             Standing::Open { tail, git, python, warning } => (tail, git, python, warning),
         };
         let names = with(tail, path.name());
@@ -165,7 +163,7 @@ impl Policy {
         }
         let free = match git {
             Repository::Not => true,
-            Repository::There => plain && protected::is_history(&[path.name()]),
+            Repository::There => standings.adds_history(change, parent.names().count()),
             Repository::Made => false,
         };
         if !free {
@@ -199,6 +197,12 @@ fn behind(session: &Session, name: &str) -> Option<WorkPath> {
 
 const PYTHON: &str = "Python environment";
 
+/// What is said of a pack that comes over.
+const PACK: &str = "a pack of git objects; `git fsck` finds those that are not what their names say";
+
+/// No list of refs is longer.
+const REFS_LIMIT: u64 = 64 << 20;
+
 fn is_bin(names: &[String]) -> bool {
     names.last().is_some_and(|name| matches!(name.as_str(), "bin" | "scripts"))
 }
@@ -212,8 +216,13 @@ fn is_history(path: &WorkPath, top: usize) -> bool {
 /// Whether it is what git has stored under a digest, loose or packed, and not what it knows about that.
 fn is_object(path: &WorkPath, top: usize) -> bool {
     let mut below = path.names().skip(top);
-    let index = path.name().as_bytes().starts_with(b"multi-pack-index");
-    below.next() == Some(OsStr::new("objects")) && below.next() != Some(OsStr::new("info")) && !index
+    below.next() == Some(OsStr::new("objects")) && below.next() != Some(OsStr::new("info"))
+}
+
+/// Whether it says anew which objects a pack holds, which git takes from it without a look at them.
+fn is_new_index(change: &Change, top: usize) -> bool {
+    let is_index = change.path.name().as_bytes().ends_with(b".idx") && is_object(&change.path, top);
+    is_index && change.kind != Kind::Deleted
 }
 
 /// The names that a pattern is compared with: three at most.
@@ -244,6 +253,40 @@ impl Standings<'_> {
             standing = Some(found);
         }
         standing.unwrap_or(Standing::Held(protected::GIT))
+    }
+
+    /// Whether a change in a git directory whose top has so many names is no more than history, and makes nothing
+    /// that git has stored something else.
+    fn adds_history(&self, change: &Change, top: usize) -> bool {
+        let path = &change.path;
+        let forged = match change.kind {
+            Kind::Changed | Kind::Type => is_object(path, top),
+            Kind::Added => self.is_beside_pack(path, top),
+            _ => false,
+        };
+        let plain = matches!(change.node(), Node::File | Node::Directory);
+        let refs = path.name() == OsStr::new("packed-refs") && change.kind != Kind::Deleted;
+        plain && is_history(path, top) && !forged && !(refs && self.replaces(path))
+    }
+
+    /// Whether it belongs to a pack that the host has.
+    fn is_beside_pack(&self, path: &WorkPath, top: usize) -> bool {
+        let pack = Path::new(path.name()).with_extension("pack");
+        let other = pack.as_os_str() != path.name() && is_object(path, top);
+        other
+            && path
+                .parent()
+                .is_some_and(|parent| self.host.status(&parent.child(pack.as_os_str())) != Ok(None))
+    }
+
+    /// Whether a list of refs has replacements, or cannot be read.
+    fn replaces(&self, path: &WorkPath) -> bool {
+        let mut refs = Vec::new();
+        let read = self.upper.open_file_at(path).map_err(Into::into);
+        let read = read.and_then(|file| file.take(REFS_LIMIT + 1).read_to_end(&mut refs));
+        let wanted = protected::REPLACEMENT;
+        !read.is_ok_and(|length| length as u64 <= REFS_LIMIT)
+            || refs.windows(wanted.len()).any(|window| window == wanted)
     }
 
     /// From the directory above, which is known.

@@ -81,7 +81,12 @@ pub const GROUPS: &[Group] = &[
             ".pam_environment",
         ],
     ),
-    held("git configuration", &[".gitconfig", ".gitattributes", ".gitmodules", ".config/git", ".hg/hgrc"]),
+    held("git configuration", &[".gitconfig", ".gitattributes", ".gitmodules", ".config/git"]),
+    // Hooks, aliases, programs for diffs and merges; `sharedpath` says whose configuration is read as well.
+    held(
+        "configuration of another version control",
+        &[".hg/hgrc", ".hg/hgrc-not-shared", ".hg/sharedpath", ".sl/config", ".sl/sharedpath", ".jj"],
+    ),
     held(
         "git hooks",
         &[
@@ -117,6 +122,11 @@ pub const GROUPS: &[Group] = &[
             ".emacs",
             ".emacs.d",
             ".dir-locals.el",
+            ".dir-locals-2.el",
+            // Run by plug-ins of vim's for whatever lies below.
+            ".lvimrc",
+            ".local.vimrc",
+            ".ycm_extra_conf.py",
         ],
     ),
     held(
@@ -145,7 +155,23 @@ pub const GROUPS: &[Group] = &[
     ),
     held(
         "environment of a directory",
-        &[".envrc", ".direnv", "mise.toml", ".mise.toml", ".mise", ".tool-versions"],
+        &[
+            ".envrc",
+            ".direnv",
+            ".autoenv",
+            "mise.toml",
+            ".mise.toml",
+            "mise.local.toml",
+            ".mise.local.toml",
+            ".mise",
+            "mise/config.toml",
+            ".config/mise",
+            ".config/mise.toml",
+            ".tool-versions",
+            // Its `path` says which programs stand in for rustc and cargo.
+            "rust-toolchain",
+            "rust-toolchain.toml",
+        ],
     ),
     held(
         "CI configuration",
@@ -188,6 +214,11 @@ pub const GROUPS: &[Group] = &[
             ".gemrc",
             ".bundle",
             ".mvn",
+            // Flags for each call, and a program that stands in for it.
+            ".bazelrc",
+            ".bazeliskrc",
+            ".bazelversion",
+            "tools/bazel",
             ".netrc",
             ".curlrc",
             ".wgetrc",
@@ -204,9 +235,26 @@ pub const GROUPS: &[Group] = &[
             ".lldbinit",
             ".tmux.conf",
             ".screenrc",
+            // Interpreters and debuggers read these where they are started.
+            ".pdbrc",
+            ".perldb",
+            ".byebugrc",
+            ".rdbgrc",
+            ".ghci",
+            ".ocamlinit",
+            ".iex.exs",
+            ".erlang",
+            ".octaverc",
+            ".psysh.php",
             ".rprofile",
+            ".renviron",
             ".irbrc",
             ".pryrc",
+            // Code that these load, or programs that they call, for every file looked at.
+            ".pylintrc",
+            "pylintrc",
+            "ansible.cfg",
+            ".valgrindrc",
             ".psqlrc",
             ".sqliterc",
             ".ripgreprc",
@@ -234,7 +282,6 @@ pub const GROUPS: &[Group] = &[
             "dockerfile",
             "docker-compose.yml",
             "compose.yaml",
-            "rust-toolchain.toml",
             "flake.nix",
             "build.gradle",
             "build.gradle.kts",
@@ -265,21 +312,34 @@ const GIT_FILES: &[&str] = &[
     "TAG_EDITMSG",
     "index",
     "packed-refs",
-    "shallow",
 ];
 
-/// Whether a change of this path below a git directory is no more than history.
+/// Whether a change of this path below a git directory is no more than history. What makes git take one object
+/// for another, or cut history short, is not: replacements, grafts, `shallow`, alternates, and what git derives from
+/// objects and then believes in their stead (commit graphs, bitmaps, the index of many packs).
 pub fn is_history(below: &[&OsStr]) -> bool {
     let names: Vec<&[u8]> = below.iter().map(|name| name.as_bytes()).collect();
     let file = |name: &[u8]| GIT_FILES.iter().any(|known| known.as_bytes() == name);
+    let is = |name: &[u8], known: &str| folded(OsStr::from_bytes(name)) == known;
     match names.as_slice() {
         [] | [b"objects" | b"refs" | b"logs" | b"worktrees"] | [b"worktrees", _] => true,
-        [b"objects", b"info", b"alternates" | b"http-alternates"] => false,
+        [b"refs", first, ..] | [b"worktrees", _, b"refs", first, ..] if is(first, "replace") => false,
+        [b"objects", first, rest @ ..] if is(first, "info") => matches!(rest, [] | [b"packs"]),
+        [b"objects", first, name, ..] if is(first, "pack") && is_derived(name) => false,
         [b"objects" | b"refs" | b"logs", ..] | [b"worktrees", _, b"refs" | b"logs", ..] => true,
         [name] | [b"worktrees", _, name] => file(name),
         _ => false,
     }
 }
+
+/// Whether git makes a file beside packs from what is in them, for speed.
+fn is_derived(name: &[u8]) -> bool {
+    let name = folded(OsStr::from_bytes(name));
+    name.starts_with("multi-pack-index") || name.ends_with(".bitmap")
+}
+
+/// What a line of `packed-refs` holds that makes an object another one.
+pub const REPLACEMENT: &[u8] = b"refs/replace/";
 
 /// Paths at the top of a workspace that are protected where they are, with what they are: each name of the
 /// table that is no pattern, and what a git directory has that is not history.
@@ -289,8 +349,12 @@ pub fn at_top() -> impl Iterator<Item = (&'static str, &'static str)> {
     let git = [".git/config", ".git/config.worktree", ".git/hooks", ".git/info", ".git/modules"];
     named
         .filter(|(name, _)| !name.starts_with('*'))
-        // The table has its names folded; these two are written otherwise.
-        .chain([("Jenkinsfile", "CI configuration"), (".Rprofile", "start file of a program")])
+        // The table has its names folded; these are written otherwise.
+        .chain([
+            ("Jenkinsfile", "CI configuration"),
+            (".Rprofile", "start file of a program"),
+            (".Renviron", "start file of a program"),
+        ])
         .chain(git.into_iter().map(|name| (name, GIT)))
 }
 
@@ -430,7 +494,9 @@ mod tests {
         {
             assert!(free(path), "{path}");
         }
-        for path in ["worktrees/a/HEAD", "worktrees/a/logs/HEAD", "packed-refs"] {
+        for path in
+            ["worktrees/a/HEAD", "packed-refs", "refs/heads/replace", "objects/info", "objects/info/packs"]
+        {
             assert!(free(path), "{path}");
         }
         for path in [
@@ -443,6 +509,15 @@ mod tests {
             "worktrees/a/commondir",
             "worktrees/a/config.worktree",
             "objects/info/alternates",
+            "objects/info/commit-graph",
+            "objects/Info/commit-graphs/commit-graph-chain",
+            "objects/pack/multi-pack-index",
+            "objects/pack/multi-pack-index.d/a",
+            "objects/pack/pack-a.bitmap",
+            "refs/replace",
+            "refs/Replace/a",
+            "shallow",
+            "info/grafts",
             "head",
             "CONFIG",
             "commondir",
