@@ -628,6 +628,40 @@ fn nothing_comes_over_that_makes_git_take_one_object_for_another() {
 }
 
 #[test]
+fn what_the_host_s_git_configuration_names_is_held_back() {
+    if !need_overlay() {
+        return;
+    }
+    let jail = reviewed();
+    jail.place.file(
+        "work/.git/config",
+        "[core]\n hooksPath = tools/hooks\n[include]\n path = ../tools/team\n[filter \"x\"]\n clean = sh clean.sh %f\n[alias]\n t = !make test\n d = diff tools/free\n",
+    );
+    jail.place
+        .file("work/tools/team", "[core]\nfsmonitor = \"$(git rev-parse --show-toplevel)/tools/monitor\"\n");
+    jail.place.file("home/.gitconfig", "[gpg]\n program = ./tools/later\n[include]\n path = /dev/zero\n");
+    let named = ["tools/hooks/pre-commit", "clean.sh", "tools/monitor"];
+    for name in named.iter().chain(&["tools/free", "test/a"]) {
+        jail.place.file(format!("work/{name}"), "host\n");
+    }
+    jail.sh("for f in tools/hooks/pre-commit tools/hooks/new tools/team clean.sh tools/monitor tools/later tools/free test/a; do echo jail >$f; done")
+        .succeeded();
+    let ran = apply(&jail, &[]).ended(1);
+    for name in named.iter().chain(&["tools/team", "tools/hooks/new", "tools/later"]) {
+        let line = format!("{name}: held back: named by git's configuration");
+        assert!(left(&ran).contains(&line.as_str()), "{line}: {ran}");
+    }
+    assert_eq!(read(&jail, "tools/hooks/pre-commit"), "host\n");
+    for name in ["tools/free", "test/a"] {
+        assert_eq!(read(&jail, name), "jail\n", "{ran}");
+    }
+    // Nor does what they lie in go.
+    jail.sh("mv tools t").succeeded();
+    let ran = apply(&jail, &[]).ended(1);
+    assert_eq!(read(&jail, "tools/hooks/pre-commit"), "host\n", "{ran}");
+}
+
+#[test]
 fn a_deleted_git_directory_is_kept_whole() {
     if !need_overlay() {
         return;

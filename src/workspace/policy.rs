@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
 use super::changes::{Change, Changes, Kind, Never};
+use super::git_config::{self, NAMED};
 use super::path::WorkPath;
 use super::protected::{self, Group, Level};
 use super::session::{Session, reviewed};
@@ -33,7 +34,8 @@ pub struct Policy {
     own: Vec<WorkPath>,
     /// What the spec has its tree built from.
     taken: Vec<WorkPath>,
-    /// Where protected names of the host lead that are links, with what they are.
+    /// Where protected names of the host lead that are links, and what its git configuration names; with what
+    /// they are.
     behind: Vec<(WorkPath, &'static str)>,
 }
 
@@ -99,6 +101,7 @@ impl Policy {
             taken: taken.collect(),
             behind: protected::at_top()
                 .filter_map(|(name, what)| Some((behind(session, name)?, what)))
+                .chain(git_config::named(session.workspace.as_path()).into_iter().map(|path| (path, NAMED)))
                 .collect(),
         }
     }
