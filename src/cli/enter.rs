@@ -179,6 +179,7 @@ impl Start {
         let direct = Direct::look(&self.spec, &self.caller);
         let written = Written::of(&self.spec, &self.caller);
         let doubt = Doubt::begin(&self.state, &self.spec, &written).map_err(failed)?;
+        jail.weaker.extend(direct.as_ref().and_then(Direct::weaker));
         let terminal = CallerTerminal::find();
         tell_weaker(&jail);
         let plan = self.arm(jail, terminal.as_ref())?;

@@ -1,6 +1,7 @@
 //! What in a host directory that the jail may write must stay as it is, read-only: the spec's own files, what
-//! its tree is built from and, in a direct workspace, the protected names. The directories on the way to them, and to what is hidden, become
-//! mount points, for a mount point cannot be renamed, and so none can be put in their place.
+//! its tree is built from and, in a direct workspace, the protected names. The directories on the way to them,
+//! and to what is hidden, become mount points, for a mount point cannot be renamed, and so none can be put in
+//! their place.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,12 +9,13 @@ use std::path::{Path, PathBuf};
 
 use super::mounted::Planned;
 use crate::layer::mounts::{Source, Tree};
-use crate::layer::place::{Kind, Missing};
+use crate::layer::place::Missing;
 use crate::path::{HostPath, JailPath};
 use crate::rootfs::taken;
 use crate::spec::{SourceOrigin, Spec};
 use crate::sys::mount::Attributes;
-use crate::workspace::{WorkPath, protected};
+use crate::workspace::WorkPath;
+use crate::workspace::direct::{Care, Protected};
 
 /// The mounts for it, in the making.
 pub(super) struct Kept<'a> {
@@ -52,14 +54,13 @@ impl<'a> Kept<'a> {
         }
     }
 
-    /// What is protected at the top of a direct workspace and is there. Names are looked up, and no directory is
-    /// read: how large the workspace is makes no difference.
+    /// What is protected at the top of a direct workspace and is there. Its top is read and nothing below: how large
+    /// the workspace is makes no difference.
     pub(super) fn add_protected(&mut self) {
-        for name in protected::at_top().map(|(name, _)| name).chain([".git"]) {
-            let source = open_itself(self.above.source.real_path().join(name));
-            // A git directory holds history as well; as a file it says where that is.
-            if source.is_some_and(|source| name != ".git" || source.kind == Kind::File) {
-                self.add(Path::new(name));
+        let names = Protected::of(self.above.source.real_path()).names;
+        for (name, ..) in names.iter().filter(|(.., care)| *care == Care::Kept) {
+            if open_itself(self.above.source.real_path().join(name.relative())).is_some() {
+                self.add(name.relative());
             }
         }
     }

@@ -173,7 +173,7 @@ impl Policy {
             return (Some(protected::GIT.into()), None);
         }
         if python && is_bin(&names) {
-            return (Some(PYTHON.into()), None);
+            return (Some(protected::PYTHON.into()), None);
         }
         if protected::is_git(path.name()) {
             // Exactly `.git` is what git writes to, and a directory that is new may hold history.
@@ -197,8 +197,6 @@ fn behind(session: &Session, name: &str) -> Option<WorkPath> {
     let led = WorkPath::new(led.strip_prefix(session.workspace.as_path()).ok()?).ok()?;
     (led.relative() != Path::new(name)).then_some(led)
 }
-
-const PYTHON: &str = "Python environment";
 
 /// What is said of a pack that comes over.
 const PACK: &str = "a pack of git objects; `git fsck` finds those that are not what their names say";
@@ -321,7 +319,7 @@ impl Standings<'_> {
             (Repository::There | Repository::Made, _) => Standing::Held(protected::GIT),
             (Repository::Not, true) if directory.name() == OsStr::new(".git") => Standing::Git(depth),
             (Repository::Not, true) => Standing::Held(protected::GIT),
-            (Repository::Not, false) if python && is_bin(&names) => Standing::Held(PYTHON),
+            (Repository::Not, false) if python && is_bin(&names) => Standing::Held(protected::PYTHON),
             (Repository::Not, false) => open(names, warning),
         }
     }

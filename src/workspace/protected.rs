@@ -293,6 +293,9 @@ pub const GROUPS: &[Group] = &[
 /// What makes a directory the top of a repository, as a directory or as a file that says where it is.
 pub const REPOSITORIES: &[&str] = &[".git", ".hg", ".jj"];
 
+/// What the programs of a Python environment are, which is known by its mark.
+pub const PYTHON: &str = "Python environment";
+
 /// What a git directory may be given: everything else in it is held back as this.
 pub const GIT: &str = "git directory";
 
@@ -346,7 +349,16 @@ pub const REPLACEMENT: &[u8] = b"refs/replace/";
 pub fn at_top() -> impl Iterator<Item = (&'static str, &'static str)> {
     let held = GROUPS.iter().filter(|group| group.level != Level::Warned);
     let named = held.flat_map(|group| group.names.iter().map(|name| (*name, group.what)));
-    let git = [".git/config", ".git/config.worktree", ".git/hooks", ".git/info", ".git/modules"];
+    let git = [
+        ".git/config",
+        ".git/config.worktree",
+        ".git/hooks",
+        ".git/info",
+        ".git/modules",
+        ".git/commondir",
+        ".git/objects/info/alternates",
+        ".git/refs/replace",
+    ];
     named
         .filter(|(name, _)| !name.starts_with('*'))
         // The table has its names folded; these are written otherwise.
