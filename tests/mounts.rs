@@ -356,6 +356,72 @@ fn a_source_beside_the_spec_leads_nowhere_else() {
 }
 
 #[test]
+fn names_that_a_pattern_a_mark_or_git_protects_cannot_be_changed_in_a_direct_workspace_either() {
+    let jail = at_work("");
+    jail.place.file("work/pyvenv.cfg", "");
+    jail.place.file("work/.git/HEAD", "");
+    let names = [
+        "p.code-workspace",
+        "a.desktop",
+        "b.pth",
+        "c.sublime-project",
+        "bin/activate",
+        "tools/hooks/pre-commit",
+        "tools/team",
+    ];
+    for name in names {
+        jail.place.file(format!("work/{name}"), "host\n");
+    }
+    jail.place.file("work/tools/team", "[core]\nhooksPath = tools/hooks\n");
+    let config = jail.place.file("work/.git/config", "[include]\npath = ../tools/team\n");
+    let script = names.map(|name| format!("(echo evil >>{name}; rm -f {name}; mv x {name}) 2>/dev/null"));
+    let ran =
+        jail.sh(&format!("echo x >x; {}; mv tools t; mv bin b; echo fine >tools/free", script.join("; ")));
+    for name in names {
+        let content = fs::read_to_string(jail.place.join("work").join(name));
+        assert!(content.as_ref().is_ok_and(|content| !content.contains("evil")), "{name}: {content:?} {ran}");
+    }
+    assert!(config.exists() && jail.place.join("work/tools/free").exists(), "{ran}");
+    assert!(!ran.stderr.contains("the jail has written it"), "{ran}");
+}
+
+/// The paths that are told at the end of a jail.
+fn told(ran: &jail::Ran) -> Vec<String> {
+    let path = |line: &str| Some(line.strip_prefix("jailmk: look at ")?.split(' ').next()?.to_owned());
+    ran.complaints().into_iter().filter_map(path).collect()
+}
+
+#[test]
+fn what_makes_a_direct_workspace_another_repository_is_told() {
+    let jail = at_work("");
+    jail.place.file("work/.git/HEAD", "");
+    let ran = jail.sh("mkdir -p .git/refs/replace c; echo ../c >.git/commondir; echo x >.git/index; echo x >.git/HEAD; echo x >new.pth");
+    assert_eq!(told(&ran), [".git/commondir", ".git/refs/replace", "new.pth"], "{ran}");
+
+    let jail = at_work("");
+    let ran = jail.sh("mkdir c; echo gitdir: c >.git");
+    assert_eq!(told(&ran), [".git"], "{ran}");
+
+    let jail = at_work("");
+    jail.place.file("work/config/app", "");
+    let ran = jail.sh("mkdir refs objects; echo x >HEAD; echo x >commondir");
+    assert_eq!(told(&ran), ["HEAD", "config", "commondir"], "{ran}");
+    let ran = jail.sh("echo y >HEAD; (echo y >config/app) 2>/dev/null; mkdir hooks");
+    assert_eq!(told(&ran), ["hooks"], "{ran}");
+    assert_eq!(fs::read_to_string(jail.place.join("work/config/app")).ok().as_deref(), Some(""));
+}
+
+#[test]
+fn a_direct_workspace_of_too_many_names_says_so() {
+    let jail = at_work("");
+    for index in 0..200 {
+        jail.place.file(format!("work/{index}.pth"), "");
+    }
+    let ran = jail.sh("true").succeeded();
+    assert!(ran.stderr.contains("weaker: the workspace or its git directory has too many names"), "{ran}");
+}
+
+#[test]
 fn what_is_hidden_is_empty_inside_and_as_it_was_outside() {
     let hide = "hide = [\".env\", \".env.*\", \"keys\", \"*/secret-*\", \"**/*.pem\", \"missing\"]\n";
     for mode in ["direct", "read-only"] {

@@ -628,6 +628,28 @@ fn nothing_comes_over_that_makes_git_take_one_object_for_another() {
 }
 
 #[test]
+fn the_workspace_itself_does_not_become_another_repository() {
+    if !need_overlay() {
+        return;
+    }
+    for (script, held) in [
+        ("mkdir -p .git c; echo ../c >.git/commondir; echo x >.git/HEAD", ".git/commondir"),
+        ("mkdir c; echo gitdir: c >.git", ".git"),
+        ("mkdir refs objects; echo x >refs/a; echo x >HEAD; echo x >objects/a; echo x >config", "config"),
+        (
+            "mkdir hooks; echo x >hooks/post-checkout; echo ../c >commondir; echo x >HEAD",
+            "hooks/post-checkout",
+        ),
+    ] {
+        let jail = reviewed();
+        jail.sh(script).succeeded();
+        let ran = apply(&jail, &[]).ended(1);
+        assert!(left(&ran).contains(&format!("{held}: held back: git directory").as_str()), "{held}: {ran}");
+        assert!(!jail.place.join("work").join(held).exists(), "{held} came over: {ran}");
+    }
+}
+
+#[test]
 fn what_the_host_s_git_configuration_names_is_held_back() {
     if !need_overlay() {
         return;
