@@ -345,6 +345,37 @@ fn changes_that_take_more_than_disk_end_the_jail() {
 }
 
 #[test]
+fn what_lies_deep_counts_as_everything_else() {
+    if !need_overlay() {
+        return;
+    }
+    let jail = reviewed_with(&format!("{}[limits]\ndisk = \"4M\"", tools()));
+    let script = "while [ $((n += 1)) -lt 400 ]; do mkdir d; cd d; done
+                  for i in 1 2 3 4 5 6 7 8; do head -c 3000000 /dev/zero >$i; sleep 0.3; done; sleep 12";
+    let ran = jail.sh(script).ended(137);
+    let told = "jailmk: killed: disk 4 MiB, the changes took ";
+    assert!(ran.complaints().iter().any(|line| line.starts_with(told)), "{ran}");
+}
+
+#[test]
+fn what_cannot_be_looked_at_counts_by_what_the_file_system_loses() {
+    if !need_overlay() {
+        return;
+    }
+    let jail = reviewed_with(&format!("{}[limits]\ndisk = \"16M\"", tools()));
+    let script = "mkdir no; exec 3>no/3 4>no/4 5>no/5 6>no/6 7>no/7 8>no/8 9>no/9; chmod MODE no
+                  for i in 3 4 5 6 7 8 9; do head -c 15000000 /dev/zero >&$i; sleep 0.3; done; sleep 12";
+    for mode in ["000", "400"] {
+        let ran = jail.sh(&script.replace("MODE", mode)).ended(137);
+        let told = "jailmk: killed: disk 16 MiB, the changes ";
+        assert!(ran.complaints().iter().any(|line| line.starts_with(told)), "{ran}");
+        jail.jailmk("discard", &[]).succeeded();
+    }
+    // Which is no reason by itself.
+    jail.sh("mkdir no; echo x >no/f; chmod 000 no; sleep 1").succeeded();
+}
+
+#[test]
 fn what_is_on_the_disk_once_counts_once() {
     if !need_overlay() {
         return;

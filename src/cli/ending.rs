@@ -230,8 +230,12 @@ pub(super) fn tell(end: End, limits: &Policy, usage: Option<&Usage>, status_fd: 
         _ => {}
     }
     if let End::DiskFull(excess) = end {
+        let took = match excess.counted {
+            true => "took",
+            false => "in directories that could not be looked at may have taken",
+        };
         say(format_args!(
-            "killed: disk {}, the changes took {}: `jailmk apply` and `jailmk discard` make room",
+            "killed: disk {}, the changes {took} {}: `jailmk apply` and `jailmk discard` make room",
             Size(excess.limit),
             Size(excess.taken)
         ));
