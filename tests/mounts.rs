@@ -591,6 +591,32 @@ fn the_state_of_jailmk_can_be_no_part_of_a_jail() {
 }
 
 #[test]
+fn a_second_mount_of_the_host_is_no_way_to_the_state() {
+    if !need_root() {
+        return;
+    }
+    for (bound, wanted) in [("", ""), ("", "/state"), ("", "/state/rootfs"), ("/state", "")] {
+        let mount = format!(
+            "[[mount]]\nfrom = \"PLACE/alias{wanted}\"\nto = \"/home/agent/h\"\nmode = \"read-write\"\n"
+        );
+        let jail = Jail::tools(mount).fresh_state();
+        jail.place.directory("alias/state/rootfs");
+        let place = jail.place.join("");
+        let place = place.to_str().expect("UTF-8");
+        let script = format!(
+            "exec unshare --mount --propagation private sh -c '
+             mount --bind \"{place}/{bound}\" \"{place}/alias\" || exit 9; exec \"$@\"' sh \"$@\""
+        );
+        jail.jailmk("build", &[]).succeeded();
+        let ran = jail
+            .by_shell(&script)
+            .sh("touch h/EVIL h/state/EVIL")
+            .refused(125, "which the jail must not reach");
+        assert_eq!(ran.stdout, "", "{bound} {wanted}");
+    }
+}
+
+#[test]
 fn a_mount_is_read_only_unless_the_spec_says_otherwise() {
     let jail = Jail::tools(
         "[[mount]]\nfrom = \"PLACE/a\"\nto = \"/home/agent/a\"\n[[mount]]\nfrom = \"PLACE/b\"\nto = \"/home/agent/deep/b\"\nmode = \"read-write\"\n",

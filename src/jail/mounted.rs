@@ -264,9 +264,11 @@ impl HostSource<'_> {
         };
         if source.kind == Kind::Directory {
             for private in setting.private {
-                // Compared without symlinks on both sides, or a link would hide the containment.
+                // Compared without symlinks on both sides, or a link would hide the containment; and by what
+                // the directories are, for the host may have mounted one of them a second time.
                 let real = std::fs::canonicalize(private).unwrap_or_else(|_| private.as_path().to_owned());
-                if real.starts_with(source.real_path()) || source.real_path().starts_with(&real) {
+                let by_path = real.starts_with(source.real_path()) || source.real_path().starts_with(&real);
+                if by_path || source.is_on_the_way_to(&real) || source.lies_below(&real) {
                     let holds = private.clone();
                     return Err(JailError::TooWide { path, at: self.at.clone(), holds });
                 }

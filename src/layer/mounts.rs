@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, readlink};
@@ -59,8 +60,23 @@ impl Source {
     }
 
     /// The path without symlinks.
-    pub fn real_path(&self) -> &std::path::Path {
-        std::path::Path::new(std::ffi::OsStr::from_bytes(self.real.to_bytes()))
+    pub fn real_path(&self) -> &Path {
+        Path::new(std::ffi::OsStr::from_bytes(self.real.to_bytes()))
+    }
+
+    /// Whether it is this directory or lies on the way to it, by whatever path. What cannot be looked at is another.
+    pub fn is_on_the_way_to(&self, directory: &Path) -> bool {
+        directory.ancestors().any(|above| Source::identity(above) == Some((self.device, self.inode)))
+    }
+
+    /// Whether this directory lies on the way to it, or is it.
+    pub fn lies_below(&self, directory: &Path) -> bool {
+        let Some(wanted) = Source::identity(directory) else { return false };
+        self.real_path().ancestors().any(|above| Source::identity(above) == Some(wanted))
+    }
+
+    fn identity(path: &Path) -> Option<(u64, u64)> {
+        nix::sys::stat::stat(path).ok().map(|stat| (stat.st_dev, stat.st_ino))
     }
 
     /// Clones the mount tree at the source, and makes sure that it is still the file that was opened:
