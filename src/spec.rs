@@ -22,6 +22,7 @@ pub mod refusal;
 mod schema;
 pub mod value;
 
+pub(crate) use find::fault_of_holder;
 pub use find::{Trust, path_of};
 pub use init::init_text;
 pub use load::{load, parse};

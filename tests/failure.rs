@@ -166,7 +166,21 @@ fn a_directory_that_is_not_ours_is_not_built_into() {
     let jail = Jail::tools("").variable("JAILMK_STATE", state.to_str().expect("UTF-8"));
     jail.sh("true").ended(125);
     assert_eq!(fs::read_dir(&state).expect("list").count(), 0);
-    if !is_root() {
+    let held = state.join("state");
+    fs::create_dir(&held).expect("make a directory");
+    fs::set_permissions(&held, fs::Permissions::from_mode(0o700)).expect("chmod");
+    let at =
+        |state: &std::path::Path| Jail::tools("").variable("JAILMK_STATE", state.to_str().expect("UTF-8"));
+    at(&held).sh("true").refused(125, "others may write in the directory that holds it");
+    let link = jail.place.join("link");
+    std::os::unix::fs::symlink(&held, &link).expect("make a link");
+    at(&link).sh("true").refused(125, "others may write in the directory that holds it");
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o1777)).expect("chmod");
+    at(&held).sh("true").succeeded();
+    if is_root() {
+        std::os::unix::fs::chown(&state, Some(65534), Some(65534)).expect("chown");
+        at(&held).sh("true").refused(125, "the directory that holds it belongs to another user");
+    } else {
         let ran = Jail::tools("").variable("JAILMK_STATE", "/etc").sh("true").ended(125);
         assert!(ran.stderr.contains("belongs to another user"), "{ran}");
     }

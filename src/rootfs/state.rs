@@ -17,7 +17,8 @@ use super::build::OWN;
 use super::{RootfsError, directory, failed};
 use crate::manifest::lock::{Blank, Hex, escape, unescape};
 use crate::path::HostPath;
-use crate::spec::{SourceOrigin, Spec};
+use crate::spec::refusal::Unfit;
+use crate::spec::{SourceOrigin, Spec, fault_of_holder};
 
 /// The state directory: it belongs to the caller, and nobody else can write in it.
 #[derive(Debug)]
@@ -61,7 +62,17 @@ impl State {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let fd = open(path.as_path(), flags, Mode::empty()).map_err(failed("open", &path))?;
         refuse_unsafe(&fstat(&fd).map_err(failed("inspect", &path))?, &path)?;
-        Ok(State { path, fd })
+        let holder = fault_of_holder(path.as_path()).map_err(|source| RootfsError::Io {
+            verb: "inspect what holds",
+            path: path.clone(),
+            source,
+        })?;
+        let fault = match holder {
+            None => return Ok(State { path, fd }),
+            Some(Unfit::WritableDirectory) => "others may write in the directory that holds it",
+            Some(_) => "the directory that holds it belongs to another user",
+        };
+        Err(RootfsError::StateUnsafe { directory: path, fault })
     }
 
     /// Where it is.

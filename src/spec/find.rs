@@ -265,6 +265,21 @@ fn directory_is_ours(metadata: &Metadata, caller: u32) -> Result<(), Unfit> {
     if replaceable { Err(Unfit::WritableDirectory) } else { Ok(()) }
 }
 
+/// What is wrong with the directory that holds `path`, and with the one that holds what is behind its links: whoever
+/// can write to one of them can put something else there. `None` when both are the caller's or root's alone.
+///
+/// # Errors
+/// As stat(2).
+pub(crate) fn fault_of_holder(path: &Path) -> io::Result<Option<Unfit>> {
+    let real = fs::canonicalize(path)?;
+    for directory in [path.parent(), real.parent()].into_iter().flatten() {
+        if let Err(fault) = directory_is_ours(&fs::metadata(directory)?, nix::unistd::geteuid().as_raw()) {
+            return Ok(Some(fault));
+        }
+    }
+    Ok(None)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
