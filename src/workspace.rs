@@ -30,6 +30,7 @@ pub mod commit;
 mod content;
 pub mod direct;
 pub mod error;
+pub(crate) mod extent;
 pub mod git_config;
 pub mod journal;
 pub mod merge;

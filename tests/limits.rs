@@ -186,6 +186,7 @@ fn a_written_limit_may_be_missing_when_the_spec_says_so() {
         .sh("cat /proc/self/limits")
         .succeeded();
     assert_eq!(ran.stderr.lines().filter(|line| line.contains("cgroup")).count(), 1, "{ran}");
+    assert!(ran.stderr.contains("none bounds shared memory"), "{ran}");
     assert!(
         ran.stdout.lines().any(|line| line.starts_with("Max processes") && line.contains(" 50 ")),
         "{ran}"

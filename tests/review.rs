@@ -345,6 +345,60 @@ fn changes_that_take_more_than_disk_end_the_jail() {
 }
 
 #[test]
+fn more_paths_than_can_be_reviewed_can_only_be_discarded() {
+    if !need_overlay() {
+        return;
+    }
+    let jail = reviewed();
+    jail.sh("echo x >kept").succeeded();
+    // More than 64 MiB of paths.
+    let script =
+        "d=$(head -c 250 /dev/zero | tr '\\0' d); while [ $((n += 1)) -le 15 ]; do mkdir $d; cd $d; done
+                  n=0; while [ $((n += 1)) -le 18000 ]; do : >$n; done";
+    let told = "cannot review the changes: they are of more than 500000 paths, or more than 64 MiB of paths";
+    let ran = jail.sh(script).succeeded();
+    assert!(ran.stderr.contains(told), "{ran}");
+    for command in ["diff", "apply", "enter"] {
+        let ran = jail.jailmk(command, &[]);
+        assert!(
+            ran.status != 0 && ran.stderr.contains(told) && ran.stderr.contains("jailmk discard"),
+            "{ran}"
+        );
+    }
+    assert!(status(&jail, &[]).contains("work"));
+    jail.jailmk("discard", &[]).succeeded();
+    assert_eq!(jail.prints("ls"), "");
+    assert_eq!(changes(&jail), Vec::<String>::new());
+}
+
+#[test]
+fn a_changed_path_takes_little_memory_to_be_reviewed() {
+    if !need_overlay() {
+        return;
+    }
+    const COUNT: u64 = 20_000;
+    // What the largest of its children took, in KiB.
+    let peak = "exec python3 -c 'import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)' \"$@\"";
+    let jail = reviewed().by_shell(peak);
+    let peak = |rest: &[&str]| -> u64 {
+        jail.jailmk("diff", rest).succeeded().stdout.trim().parse().expect("a number")
+    };
+    jail.sh("true").succeeded();
+    let none = peak(&[]);
+    let script = "d=$(head -c 200 /dev/zero | tr '\\0' d)
+                  while [ $((n += 1)) -le COUNT ]; do : >$d$n; done";
+    let entered = jail.sh(&script.replace("COUNT", &COUNT.to_string())).succeeded();
+    let entered: u64 = entered.stdout.trim().parse().expect("a number");
+    for took in [peak(&[]), entered] {
+        let each = took.saturating_sub(none) * 1024 / COUNT;
+        assert!(each < 1500, "{each} bytes for each path");
+    }
+}
+
+#[test]
 fn what_lies_deep_counts_as_everything_else() {
     if !need_overlay() {
         return;

@@ -318,7 +318,7 @@ fn limit(spec: &Spec, limits: &cgroup::Policy, jail: &mut Jail) -> Result<Option
     };
     jail.resources.instead_of_cgroup(limits.memory.value, limits.processes.value);
     jail.weaker.push(format!(
-        "limits of each process stand in for the jail's: {} (`jailmk check` names the cure)",
+        "limits of each process stand in for the jail's, none bounds shared memory: {} (`jailmk check` names the cure)",
         Causes(&reason)
     ));
     Ok(None)

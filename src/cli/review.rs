@@ -220,8 +220,8 @@ fn json<'a>(change: &'a Change, judgement: &'a Judgement, renames: &Renames) -> 
         change: if old.is_some() { "renamed" } else { change.kind.word() },
         renamed_from: old.map(ToString::to_string),
         kind: change.node().word(),
-        mode: change.jail.map(|stat| format!("{:04o}", stat.st_mode & 0o7777)),
-        size: change.jail.map(|stat| stat.st_size.unsigned_abs()),
+        mode: change.jail.as_deref().map(|stat| format!("{:04o}", stat.st_mode & 0o7777)),
+        size: change.jail.as_deref().map(|stat| stat.st_size.unsigned_abs()),
         held: judgement.held.as_deref(),
         conflict: change.conflict.map(|conflict| conflict.to_string()),
         never: change.never.map(|never| never.to_string()),
@@ -232,13 +232,13 @@ fn json<'a>(change: &'a Change, judgement: &'a Judgement, renames: &Renames) -> 
 /// One line for people.
 fn line(change: &Change, judgement: &Judgement, renames: &Renames) -> String {
     let old = renames.old_name(&change.path);
-    let word = match (change.kind, change.host, change.jail) {
+    let word = match (change.kind, change.host.as_deref(), change.jail.as_deref()) {
         (Kind::Added, ..) if old.is_some() => {
             let old = old.map(ToString::to_string).unwrap_or_default();
             format!("renamed  {old} to {}", change.path)
         }
         (Kind::Type, Some(host), Some(jail)) => {
-            let (from, to) = (Node::of(&host), Node::of(&jail));
+            let (from, to) = (Node::of(host), Node::of(jail));
             format!("type     {} ({} to {})", change.path, from.word(), to.word())
         }
         (Kind::Mode, Some(host), Some(jail)) => {

@@ -34,8 +34,16 @@ pub(crate) fn open_to_read<N: nix::NixPath + ?Sized>(
 
 /// The names in `directory`, unsorted.
 pub(crate) fn names(directory: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
+    some_names(directory, usize::MAX)
+}
+
+/// The same, and no more than `most` of them.
+pub(crate) fn some_names(directory: BorrowedFd<'_>, most: usize) -> Result<Vec<CString>, Errno> {
     let mut names = Vec::new();
     for entry in Dir::from_fd(open_to_read(directory, ".")?)?.iter() {
+        if names.len() == most {
+            break;
+        }
         let name = entry?.file_name().to_owned();
         if !matches!(name.to_bytes(), b"." | b"..") {
             names.push(name);
@@ -95,13 +103,16 @@ pub(crate) fn read_file<N: nix::NixPath + ?Sized>(
     Ok(bytes)
 }
 
-/// Writes a file so that a reader sees the old or the new content, whole.
+/// Writes a file so that a reader sees the old or the new content, whole; EFBIG for what could not be read again.
 pub(crate) fn replace_file(
     directory: BorrowedFd<'_>,
     name: &OsStr,
     mode: Mode,
     bytes: &[u8],
 ) -> Result<(), Errno> {
+    if bytes.len() as u64 > FILE_LIMIT {
+        return Err(Errno::EFBIG);
+    }
     let mut fresh = OsString::from(".");
     fresh.push(name);
     fresh.push(format!(".{}", super::staging::unique()));

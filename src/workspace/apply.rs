@@ -377,7 +377,7 @@ impl<'a> Work<'a> {
     /// Takes what the host has now out of the upper layer.
     fn drop_entries(&self, done: &[&Change], journal: &mut Journal) -> Result<(), ReviewError> {
         for change in done {
-            let is_directory = change.jail.is_some_and(|jail| Node::of(&jail) == Node::Directory);
+            let is_directory = change.jail.as_deref().is_some_and(|jail| Node::of(jail) == Node::Directory);
             if change.own_entry && !is_directory {
                 self.drop_entry(&change.path, journal)?;
             }

@@ -62,27 +62,30 @@ impl Room {
 /// Keeps what has no base yet and may have one.
 pub(super) fn keep(session: &Session, upper: &Tree, host: &Tree, journal: &mut Journal) {
     let mut room = Room::beside(journal);
-    let fresh: Vec<(WorkPath, Record, Stamp)> = journal
+    let mut kept: Vec<(WorkPath, Record)> = Vec::new();
+    let fresh = journal
         .iter()
         .filter(|(_, record)| record.base.is_none())
-        .filter_map(|(path, record)| Some((path.clone(), *record, record.before?)))
-        .filter(|(_, _, before)| before.node == Node::File)
-        .collect();
+        .filter_map(|(path, record)| Some((path, record, record.before?)))
+        .filter(|(_, _, before)| before.node == Node::File);
     for (path, record, before) in fresh {
-        if !room.has(&before) || !is_file(upper, &path) {
+        if !room.has(&before) || !is_file(upper, path) {
             continue;
         }
-        let Ok((text, now)) = text(host, &path) else { continue };
+        let Ok((text, now)) = text(host, path) else { continue };
         if !now.is_as_seen(&before, record.since) {
             continue;
         }
         let digest: [u8; 32] = Sha256::digest(&text).into();
         if store(session, &digest, &text).is_err() {
             // A disk that is full. What is written down without a base is right.
-            return;
+            break;
         }
         room.take(&before);
-        journal.put(&path, Record { base: Some(digest), ..record });
+        kept.push((path.clone(), Record { base: Some(digest), ..record }));
+    }
+    for (path, record) in kept {
+        journal.put(&path, record);
     }
 }
 

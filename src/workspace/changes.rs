@@ -1,7 +1,7 @@
 //! What the jail changed: the upper layer against the host's tree.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -10,6 +10,7 @@ use nix::sys::stat::FileStat;
 
 use super::content;
 use super::error::{ReviewError, Side};
+use super::extent::Extent;
 use super::journal::{Journal, Record, Stamp, Time};
 use super::path::WorkPath;
 use super::tree::{self, Node, Tree};
@@ -101,9 +102,9 @@ pub struct Change {
     /// What happened.
     pub kind: Kind,
     /// What the jail has; `None` when it has nothing there.
-    pub jail: Option<FileStat>,
+    pub jail: Option<Box<FileStat>>,
     /// What the host has; `None` when it has nothing there.
-    pub host: Option<FileStat>,
+    pub host: Option<Box<FileStat>>,
     /// Why it must not be taken over the host's.
     pub conflict: Option<Conflict>,
     /// Why it is never applied.
@@ -117,7 +118,7 @@ pub struct Change {
 impl Change {
     /// What the jail has there, else what it deleted.
     pub fn node(&self) -> Node {
-        self.jail.as_ref().or(self.host.as_ref()).map_or(Node::Device, Node::of)
+        self.jail.as_deref().or(self.host.as_deref()).map_or(Node::Device, Node::of)
     }
 
     /// Whether a list shows it: a directory that other lines imply is none.
@@ -202,7 +203,12 @@ struct Comparison<'a> {
     upper: &'a Tree,
     host: &'a Tree,
     journal: &'a Journal,
-    found: BTreeMap<WorkPath, Change>,
+    found: Vec<Change>,
+    /// Paths that turned out to be never applied, after their change was found or without one.
+    never: BTreeMap<WorkPath, Never>,
+    left: Extent,
+    /// Whether there is more than can be looked at.
+    too_many: bool,
     todo: Vec<Directory>,
     gone: Vec<(WorkPath, Option<Time>)>,
     idle: Vec<WorkPath>,
@@ -218,18 +224,24 @@ pub fn compare(upper: &Tree, host: &Tree, journal: &Journal) -> Result<Changes, 
         upper,
         host,
         journal,
-        found: BTreeMap::new(),
+        found: Vec::new(),
+        never: BTreeMap::new(),
+        left: Extent::new(),
+        too_many: false,
         todo: vec![top],
         gone: Vec::new(),
         idle: Vec::new(),
     };
     while let Some(directory) = comparison.todo.pop() {
         comparison.directory(&directory)?;
+        comparison.check()?;
     }
     while let Some((path, since)) = comparison.gone.pop() {
         comparison.below_what_is_gone(&path, since);
+        comparison.check()?;
     }
-    let mut changes: Vec<Change> = comparison.found.into_values().collect();
+    let idle = std::mem::take(&mut comparison.idle);
+    let mut changes = comparison.sorted();
     // In the order of their paths, so that what is below stands right behind.
     for index in 1..changes.len() {
         let (before, after) = changes.split_at_mut(index);
@@ -237,12 +249,51 @@ pub fn compare(upper: &Tree, host: &Tree, journal: &Journal) -> Result<Changes, 
             above.has_more_below = change.path.is_within(&above.path);
         }
     }
-    Ok(Changes { found: changes, idle: comparison.idle })
+    Ok(Changes { found: changes, idle })
 }
 
 impl Comparison<'_> {
     fn add(&mut self, change: Change) {
-        self.found.insert(change.path.clone(), change);
+        self.found.push(change);
+    }
+
+    /// Whether one more path can be looked at.
+    fn has_room(&mut self, path: &WorkPath) -> bool {
+        self.too_many |= self.left.take(path).is_err();
+        !self.too_many
+    }
+
+    fn check(&self) -> Result<(), ReviewError> {
+        if self.too_many { Err(ReviewError::TooMany) } else { Ok(()) }
+    }
+
+    /// The names in a directory of one of the trees.
+    fn names(&mut self, directory: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
+        let names = tree::names(directory);
+        self.too_many |= names == Err(Errno::E2BIG);
+        names
+    }
+
+    /// The changes in the order of their paths. Sorted once: a map of them would take twice the memory.
+    fn sorted(mut self) -> Vec<Change> {
+        let by_path = |a: &Change, b: &Change| a.path.cmp(&b.path);
+        self.found.sort_unstable_by(by_path);
+        // A jail that renames while it is looked at can show a name twice.
+        self.found.dedup_by(|a, b| a.path == b.path);
+        let mut alone = Vec::new();
+        for (path, never) in std::mem::take(&mut self.never) {
+            match self.found.binary_search_by(|change| change.path.cmp(&path)) {
+                Ok(index) => {
+                    self.found.get_mut(index).expect("BUG: it was found there").never = Some(never);
+                }
+                Err(_) => alone.push(self.only_never(path, never)),
+            }
+        }
+        if !alone.is_empty() {
+            self.found.append(&mut alone);
+            self.found.sort_unstable_by(by_path);
+        }
+        self.found
     }
 
     fn directory(&mut self, directory: &Directory) -> Result<(), ReviewError> {
@@ -285,7 +336,7 @@ impl Comparison<'_> {
                 return Ok(());
             }
         };
-        let Ok(names) = tree::names(upper.as_fd()) else {
+        let Ok(names) = self.names(upper.as_fd()) else {
             self.never(path, Never::Unreadable);
             return Ok(());
         };
@@ -297,7 +348,7 @@ impl Comparison<'_> {
             && let Some(host) = &host
         {
             let since = self.journal.get(path).map(|record| record.since);
-            for name in tree::names(host.as_fd()).unwrap_or_default() {
+            for name in self.names(host.as_fd()).unwrap_or_default() {
                 if names.binary_search(&name).is_err() {
                     self.host_only(host.as_fd(), path.child(tree::os(&name)), since);
                 }
@@ -316,18 +367,22 @@ impl Comparison<'_> {
 
     /// Marks the change of a path, or makes one to be marked.
     fn never(&mut self, path: &WorkPath, never: Never) {
-        let (jail, host) = (self.upper.status(path).ok().flatten(), self.host.status(path).ok().flatten());
-        let change = self.found.entry(path.clone()).or_insert_with(|| Change {
-            path: path.clone(),
+        self.never.insert(path.clone(), never);
+    }
+
+    fn only_never(&self, path: WorkPath, never: Never) -> Change {
+        let status = |tree: &Tree| tree.status(&path).ok().flatten().map(Box::new);
+        let (jail, host) = (status(self.upper), status(self.host));
+        Change {
+            path,
             kind: Kind::Changed,
             jail,
             host,
             conflict: None,
-            never: None,
+            never: Some(never),
             own_entry: true,
             has_more_below: false,
-        });
-        change.never = Some(never);
+        }
     }
 
     fn entry(
@@ -338,6 +393,9 @@ impl Comparison<'_> {
         below: Below,
         inherited: Option<Conflict>,
     ) {
+        if !self.has_room(path) {
+            return;
+        }
         let name = path.name();
         let Ok(Some(jail)) = tree::status_in(upper.as_fd(), name) else { return };
         let there = host.and_then(|host| tree::status_in(host.as_fd(), name).ok().flatten());
@@ -350,8 +408,8 @@ impl Comparison<'_> {
         let mut change = Change {
             path: path.clone(),
             kind: Kind::Added,
-            jail: Some(jail),
-            host: there,
+            jail: Some(Box::new(jail)),
+            host: there.map(Box::new),
             conflict,
             never: None,
             own_entry: true,
@@ -361,7 +419,7 @@ impl Comparison<'_> {
             change.never = Some(Never::TooLong);
             return self.add(change);
         }
-        let Some(there) = there else { return self.added(change) };
+        let Some(there) = there else { return self.added(upper, change) };
         if whiteout {
             change.jail = None;
             change.kind = Kind::Deleted;
@@ -409,17 +467,13 @@ impl Comparison<'_> {
         self.add(change);
     }
 
-    fn added(&mut self, mut change: Change) {
+    fn added(&mut self, upper: &OwnedFd, mut change: Change) {
         let node = change.node();
         if node == Node::Directory {
             let (path, conflict) = (change.path.clone(), change.conflict);
             self.todo.push(Directory { path, below: Below::Unknown, conflict });
-        } else if let Some(parent) = change.path.parent()
-            && let Ok(upper) = self.upper.open_directory(&parent)
-        {
-            change.never = self.never_at(upper.as_fd(), change.path.name(), node);
         } else {
-            change.never = never_of(node);
+            change.never = self.never_at(upper.as_fd(), change.path.name(), node);
         }
         self.add(change);
     }
@@ -459,7 +513,7 @@ impl Comparison<'_> {
     fn conflict(&self, path: &WorkPath, jail: &FileStat, there: Option<&FileStat>) -> Option<Conflict> {
         let Record { since, before, .. } = self.journal.get(path)?;
         let there = there.map(Stamp::of);
-        match (before, there) {
+        match (&before, there) {
             (None, None) => None,
             // Two directories are one.
             (_, Some(there)) if there.node == Node::Directory && Node::of(jail) == Node::Directory => None,
@@ -469,12 +523,15 @@ impl Comparison<'_> {
             (Some(before), Some(there)) if before.node == Node::Directory && there.node == before.node => {
                 None
             }
-            (Some(before), Some(there)) => (!there.is_as_seen(before, *since)).then_some(Conflict::Changed),
+            (Some(before), Some(there)) => (!there.is_as_seen(before, since)).then_some(Conflict::Changed),
         }
     }
 
     /// A name that the host has in a directory that hides it.
     fn host_only(&mut self, directory: BorrowedFd<'_>, path: WorkPath, since: Option<Time>) {
+        if !self.has_room(&path) {
+            return;
+        }
         let Ok(Some(there)) = tree::status_in(directory, path.name()) else { return };
         let is_directory = Node::of(&there) == Node::Directory;
         let fresh = |since: Time| Stamp::of(&there).changed.may_be_after(since);
@@ -488,7 +545,7 @@ impl Comparison<'_> {
             path,
             kind: Kind::Deleted,
             jail: None,
-            host: Some(there),
+            host: Some(Box::new(there)),
             conflict,
             never,
             own_entry: false,
@@ -499,7 +556,7 @@ impl Comparison<'_> {
     fn below_what_is_gone(&mut self, path: &WorkPath, since: Option<Time>) {
         match self.host.open_directory(path) {
             Ok(host) => {
-                for name in tree::names(host.as_fd()).unwrap_or_default() {
+                for name in self.names(host.as_fd()).unwrap_or_default() {
                     self.host_only(host.as_fd(), path.child(tree::os(&name)), since);
                 }
             }
@@ -518,9 +575,10 @@ fn never_of(node: Node) -> Option<Never> {
 /// forgets the paths that it has no more.
 ///
 /// # Errors
-/// The top of a tree cannot be read.
+/// The top of a tree cannot be read; there are more paths than can be reviewed.
 pub fn survey(upper: &Tree, host: &Tree, journal: &mut Journal, since: Time) -> Result<(), ReviewError> {
-    let mut seen = BTreeSet::new();
+    let mut known = std::mem::take(journal);
+    let mut left = Extent::new();
     let mut todo = vec![WorkPath::top()];
     while let Some(path) = todo.pop() {
         let directory = match upper.open_directory(&path) {
@@ -531,23 +589,26 @@ pub fn survey(upper: &Tree, host: &Tree, journal: &mut Journal, since: Time) -> 
             Err(_) => continue,
         };
         let beside = host.open_directory(&path).ok();
-        for name in tree::names(directory.as_fd()).unwrap_or_default() {
+        let names = match tree::names(directory.as_fd()) {
+            Err(Errno::E2BIG) => return Err(ReviewError::TooMany),
+            other => other.unwrap_or_default(),
+        };
+        for name in names {
             let child = path.child(tree::os(&name));
             if child.is_too_long() {
                 continue;
             }
-            journal.note(&child, || {
-                let there = beside.as_ref().and_then(|host| tree::status_in(host.as_fd(), child.name()).ok());
-                Record::new(since, there.flatten().as_ref().map(Stamp::of))
-            });
+            left.take(&child)?;
             if let Ok(Some(stat)) = tree::status_in(directory.as_fd(), child.name())
                 && Node::of(&stat) == Node::Directory
             {
                 todo.push(child.clone());
             }
-            seen.insert(child);
+            journal.take_over(child, &mut known, |child| {
+                let there = beside.as_ref().and_then(|host| tree::status_in(host.as_fd(), child.name()).ok());
+                Record::new(since, there.flatten().as_ref().map(Stamp::of))
+            });
         }
     }
-    journal.retain(|path| seen.contains(path));
     Ok(())
 }

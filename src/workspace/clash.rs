@@ -43,7 +43,7 @@ impl Clash {
     /// The same with what is known of the change.
     pub(super) fn of(self, change: &Change) -> Clash {
         let time = |stat| Stamp::of(stat).changed;
-        let times = change.jail.as_ref().map(time).zip(change.host.as_ref().map(time));
+        let times = change.jail.as_deref().map(time).zip(change.host.as_deref().map(time));
         // What was found out only when the file was to be replaced is of a later time than was looked up.
         let times = times.filter(|_| change.conflict.is_some());
         Clash { sides: Some(Sides { kind: change.kind, node: change.node(), times }), ..self }

@@ -73,6 +73,13 @@ pub enum ReviewError {
         /// In the state.
         path: HostPath,
     },
+    /// The jail changed more than is looked at.
+    #[error(
+        "cannot review the changes: they are of more than {} paths, or more than {} MiB of paths",
+        super::extent::PATHS,
+        super::extent::BYTES >> 20
+    )]
+    TooMany,
     /// A path in one of the two trees cannot be looked at.
     #[error("cannot {verb} `{path}` in {side}")]
     Look {
@@ -161,6 +168,9 @@ impl StageError for ReviewError {
                 one("set JAILMK_STATE to a directory in which you can write")
             }
             ReviewError::Damaged { .. } => one("`jailmk discard` drops the changes, and the file with them"),
+            ReviewError::TooMany => one(
+                "`jailmk discard` drops them all; until then the files are in jailmk's state, below `review`",
+            ),
             ReviewError::Path { .. } => one("name it relative to the workspace"),
             ReviewError::Unchanged { .. } => one("`jailmk diff` lists what was changed"),
             ReviewError::Look { cause: Errno::EACCES, .. } => one("you may not read it"),

@@ -124,41 +124,65 @@ impl Record {
     }
 }
 
+/// A record as it is kept: of most paths there was nothing before, which takes no room for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Kept {
+    since: Time,
+    before: Option<Box<(Stamp, Option<[u8; 32]>)>>,
+}
+
+impl Kept {
+    fn of(record: Record) -> Kept {
+        Kept { since: record.since, before: record.before.map(|before| Box::new((before, record.base))) }
+    }
+
+    fn record(&self) -> Record {
+        let (before, base) = self.before.as_deref().copied().unzip();
+        Record { since: self.since, before, base: base.flatten() }
+    }
+}
+
 /// All records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Journal(BTreeMap<WorkPath, Record>);
+pub struct Journal(BTreeMap<WorkPath, Kept>);
 
 impl Journal {
     /// The record of a path.
-    pub fn get(&self, path: &WorkPath) -> Option<&Record> {
-        self.0.get(path)
+    pub fn get(&self, path: &WorkPath) -> Option<Record> {
+        self.0.get(path).map(Kept::record)
     }
 
     /// All records, in the order of their paths.
-    pub fn iter(&self) -> impl Iterator<Item = (&WorkPath, &Record)> {
-        self.0.iter()
+    pub fn iter(&self) -> impl Iterator<Item = (&WorkPath, Record)> {
+        self.0.iter().map(|(path, kept)| (path, kept.record()))
     }
 
     /// Writes a record down, unless there is one.
     pub fn note(&mut self, path: &WorkPath, record: impl FnOnce() -> Record) {
         if !self.0.contains_key(path) {
-            self.0.insert(path.clone(), record());
+            self.0.insert(path.clone(), Kept::of(record()));
         }
     }
 
     /// Writes a record down in place of the one that there is.
     pub fn put(&mut self, path: &WorkPath, record: Record) {
-        self.0.insert(path.clone(), record);
+        self.0.insert(path.clone(), Kept::of(record));
     }
 
-    /// Keeps the records of these paths.
-    pub fn retain(&mut self, keep: impl Fn(&WorkPath) -> bool) {
-        self.0.retain(|path, _| keep(path));
+    /// Takes a record over from another journal, or else writes one down.
+    pub fn take_over(
+        &mut self,
+        path: WorkPath,
+        from: &mut Journal,
+        record: impl FnOnce(&WorkPath) -> Record,
+    ) {
+        let kept = from.0.remove(&path).unwrap_or_else(|| Kept::of(record(&path)));
+        self.0.insert(path, kept);
     }
 
     /// The record of the first path.
     pub fn first(&self) -> Option<(WorkPath, Record)> {
-        self.0.iter().next().map(|(path, record)| (path.clone(), *record))
+        self.0.iter().next().map(|(path, kept)| (path.clone(), kept.record()))
     }
 
     /// Whether there is none.
@@ -203,17 +227,22 @@ impl Journal {
                     mode: number(mode)?,
                 }),
             };
-            records.insert(path, Record { since: Time::parse(since)?, before, base });
+            records.insert(path, Kept::of(Record { since: Time::parse(since)?, before, base }));
         }
         None
     }
 
     /// Its text.
     pub fn bytes(&self) -> Vec<u8> {
-        let mut bytes = HEADER.to_vec();
+        // About what they take, for a buffer that grows is there twice.
+        let size = |(path, kept): (&WorkPath, &Kept)| {
+            path.as_bytes().len() + if kept.before.is_some() { 200 } else { 50 }
+        };
+        let mut bytes = Vec::with_capacity(HEADER.len() + 1 + self.0.iter().map(size).sum::<usize>());
+        bytes.extend_from_slice(HEADER);
         bytes.push(0);
         let mut line = String::new();
-        for (path, Record { since, before, base }) in &self.0 {
+        for (path, Record { since, before, base }) in self.iter() {
             line.clear();
             let written = match before {
                 None => write!(line, "{since} - - - - - - "),
@@ -223,7 +252,7 @@ impl Journal {
             };
             let based = match base {
                 None => write!(line, "- "),
-                Some(digest) => write!(line, "{} ", Hex(digest)),
+                Some(digest) => write!(line, "{} ", Hex(&digest)),
             };
             written.and(based).expect("BUG: a String takes whatever is written to it");
             bytes.extend_from_slice(line.as_bytes());

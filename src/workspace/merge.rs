@@ -52,8 +52,8 @@ pub enum Unmerged {
 }
 
 /// Whether a merge can be tried: a file on both sides, that had been one before.
-pub(super) fn can_be_tried(change: &Change, record: Option<&Record>) -> bool {
-    let is_file = |stat: &Option<_>| stat.as_ref().is_some_and(|stat| Node::of(stat) == Node::File);
+pub(super) fn can_be_tried(change: &Change, record: Option<Record>) -> bool {
+    let is_file = |stat: &Option<Box<_>>| stat.as_deref().is_some_and(|stat| Node::of(stat) == Node::File);
     change.conflict == Some(Conflict::Changed)
         && matches!(change.kind, Kind::Changed | Kind::Mode)
         && is_file(&change.jail)
@@ -88,12 +88,14 @@ impl<'a> Merging<'a> {
     /// Why it stays a conflict.
     pub fn merge(&self, change: &Change, journal: &Journal) -> Result<Merged, Unmerged> {
         let record = journal.get(&change.path).ok_or(Unmerged::NoBase)?;
-        let (Some(before), Some(there), Some(jail)) = (record.before, change.host, change.jail) else {
+        let (Some(before), Some(there), Some(jail)) =
+            (record.before, change.host.as_deref(), change.jail.as_deref())
+        else {
             return Err(Unmerged::NoBase);
         };
         let (theirs, _) = base::text(self.upper, &change.path)?;
         let (ours, now) = base::text(self.host, &change.path)?;
-        if now != Stamp::of(&there) {
+        if now != Stamp::of(there) {
             return Err(Unmerged::Moves);
         }
         let base = match record.base.and_then(|digest| base::read(self.session, &digest)) {
@@ -109,7 +111,7 @@ impl<'a> Merging<'a> {
             return Ok(Merged::There);
         }
         let kind = if text == ours { Kind::Mode } else { Kind::Changed };
-        let mut jail = jail;
+        let mut jail = Box::new(*jail);
         jail.st_mode = jail.st_mode & !0o7777 | bits;
         Ok(Merged::Text(Box::new(Change { kind, jail: Some(jail), ..change.clone() }), text))
     }

@@ -80,8 +80,8 @@ impl Sides<'_> {
                 _ => note(out, format_args!("{} directory", change.kind.word()), path),
             };
         }
-        let old = self.side(self.host, path, change.host.as_ref())?;
-        let new = self.side(self.upper, path, change.jail.as_ref())?;
+        let old = self.side(self.host, path, change.host.as_deref())?;
+        let new = self.side(self.upper, path, change.jail.as_deref())?;
         // Another kind of file is one that goes and one that comes.
         if change.kind == Kind::Type {
             if old.is_some() {
@@ -108,8 +108,8 @@ impl Sides<'_> {
             Some(Content::Text(text)) => Some(text),
             Some(_) => None,
         };
-        let old = text(self.side(self.host, &change.path, change.host.as_ref())?);
-        let new = text(self.side(self.upper, &change.path, change.jail.as_ref())?);
+        let old = text(self.side(self.host, &change.path, change.host.as_deref())?);
+        let new = text(self.side(self.upper, &change.path, change.jail.as_deref())?);
         let (Some(old), Some(new)) = (old, new) else { return Ok(None) };
         let (old, new) = (lines(&old), lines(&new));
         let mut count = Count::default();
@@ -127,7 +127,7 @@ impl Sides<'_> {
         writeln_bytes(out, &[b"diff --git ", &quoted("a/", old), b" ", &quoted("b/", new)])?;
         let before = self.host.status(old).ok().flatten();
         if let (Some(before), Some(after)) =
-            (before.as_ref().map(git_mode), change.jail.as_ref().map(git_mode))
+            (before.as_ref().map(git_mode), change.jail.as_deref().map(git_mode))
             && before != after
         {
             writeln!(out, "old mode {before}\nnew mode {after}")?;
@@ -167,8 +167,8 @@ fn git_mode(stat: &FileStat) -> &'static str {
 }
 
 fn modes(change: &Change) -> String {
-    let bits = |stat: Option<FileStat>| stat.map_or(0, |stat| stat.st_mode & 0o777);
-    format!("{:04o} to {:04o}", bits(change.host), bits(change.jail))
+    let bits = |stat: Option<&FileStat>| stat.map_or(0, |stat| stat.st_mode & 0o777);
+    format!("{:04o} to {:04o}", bits(change.host.as_deref()), bits(change.jail.as_deref()))
 }
 
 fn note(out: &mut dyn Write, what: std::fmt::Arguments<'_>, path: &WorkPath) -> io::Result<()> {
@@ -280,8 +280,8 @@ impl Sides<'_> {
         if change.kind != Kind::Changed || change.never.is_some() || change.node() != Node::File {
             return Ok(None);
         }
-        let old = self.side(self.host, &change.path, change.host.as_ref())?.map(|side| side.content);
-        let new = self.side(self.upper, &change.path, change.jail.as_ref())?.map(|side| side.content);
+        let old = self.side(self.host, &change.path, change.host.as_deref())?.map(|side| side.content);
+        let new = self.side(self.upper, &change.path, change.jail.as_deref())?.map(|side| side.content);
         let (Some(Content::Text(before)), Some(Content::Text(after))) = (old, new) else { return Ok(None) };
         let groups = group_diff_ops(differences(&lines(&before), &lines(&after), patience()), CONTEXT);
         Ok((groups.len() > 1).then_some(Parts { before, after, groups }))

@@ -51,7 +51,7 @@ impl Placing<'_> {
         let parent = parent.as_fd();
         let name = change.path.name();
         let there = self.unchanged(parent, change)?;
-        match (change.kind, &change.jail) {
+        match (change.kind, change.jail.as_deref()) {
             (Kind::Deleted, _) | (_, None) => self.remove(parent, change, there.as_ref()),
             (Kind::Mode, Some(jail)) => set_mode(parent, name, there.as_ref(), jail.st_mode & 0o777),
             (_, Some(jail)) if Node::of(jail) == Node::Directory => {
@@ -75,7 +75,7 @@ impl Placing<'_> {
     fn unchanged(&self, parent: BorrowedFd<'_>, change: &Change) -> Result<Option<FileStat>, Left> {
         let failed = |cause| Left::Failed { verb: "inspect", cause };
         let now = tree::status_in(parent, change.path.name()).map_err(failed)?;
-        let same = match (&change.host, &now) {
+        let same = match (change.host.as_deref(), &now) {
             (None, None) => true,
             (Some(then), Some(now)) => {
                 let (then, now) = (Stamp::of(then), Stamp::of(now));
@@ -85,7 +85,7 @@ impl Placing<'_> {
             // Made by ourselves, or as good.
             (None, Some(now)) => {
                 Node::of(now) == Node::Directory
-                    && change.jail.is_some_and(|jail| Node::of(&jail) == Node::Directory)
+                    && change.jail.as_deref().is_some_and(|jail| Node::of(jail) == Node::Directory)
             }
             (Some(_), None) => change.kind == Kind::Deleted,
         };

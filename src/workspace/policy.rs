@@ -374,7 +374,7 @@ impl Standings<'_> {
 
 /// Whether the jail made a link that leads, or could be made to lead, out of the workspace.
 fn leads_out(change: &Change, upper: &Tree, host: &Tree) -> bool {
-    if change.jail.is_none_or(|stat| Node::of(&stat) != Node::Symlink) {
+    if change.jail.as_deref().is_none_or(|stat| Node::of(stat) != Node::Symlink) {
         return false;
     }
     let Some(parent) = change.path.parent() else { return true };

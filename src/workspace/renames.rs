@@ -67,7 +67,7 @@ impl Renames {
 }
 
 fn size(change: &Change) -> u64 {
-    change.jail.or(change.host).map_or(0, |stat| stat.st_size.unsigned_abs())
+    change.jail.as_deref().or(change.host.as_deref()).map_or(0, |stat| stat.st_size.unsigned_abs())
 }
 
 fn digest(tree: &Tree, change: &Change, left: &mut u64) -> Option<[u8; 32]> {

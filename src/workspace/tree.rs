@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstat, fstatat};
 
+use super::extent;
 use super::path::WorkPath;
 use crate::rootfs::directory;
 use crate::sys::xattr;
@@ -222,10 +223,14 @@ pub fn status_in(directory: BorrowedFd<'_>, name: &OsStr) -> Result<Option<FileS
 /// The names in a directory, in order.
 ///
 /// # Errors
-/// As getdents64(2).
+/// As getdents64(2); E2BIG when there are more than can be reviewed.
 pub fn names(directory: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
-    let mut names = directory::names(directory)?;
+    let mut names = directory::some_names(directory, extent::PATHS + 1)?;
+    if names.len() > extent::PATHS {
+        return Err(Errno::E2BIG);
+    }
     names.sort_unstable();
+    names.dedup();
     Ok(names)
 }
 

@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, OsStr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -104,7 +104,7 @@ impl Upper<'_> {
         if !tree::is_opaque(upper.as_fd())? {
             return Ok(false);
         }
-        let known = journal.get(path).copied();
+        let known = journal.get(path);
         // What came to the host after the jail made its directory was never hidden by intention.
         let hid = !matches!(known, Some(Record { before: None, .. }));
         if let Some(host) = &present(self.host.open_directory(path))? {
@@ -181,7 +181,7 @@ impl Upper<'_> {
         fchmod(&fresh, mode)?;
         let owner = fstat(&parent)?;
         own(fresh.as_fd(), &owner)?;
-        let known = journal.get(path).copied();
+        let known = journal.get(path);
         for child in tree::names(host.as_fd())? {
             let child = path.child(tree::os(&child));
             if Some(&child) == except {
@@ -318,33 +318,43 @@ pub fn empty_trash(session: BorrowedFd<'_>) -> Result<(), Errno> {
         Err(Errno::ENOENT) => return Ok(()),
         other => other?,
     };
-    let mut todo: Vec<CString> = directory::names(trash.as_fd())?;
-    while let Some(name) = todo.pop() {
-        match unlinkat(&trash, name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
-            Ok(()) | Err(Errno::ENOENT) => {}
-            Err(Errno::EISDIR | Errno::EPERM) => flatten(trash.as_fd(), &name, &mut todo)?,
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(())
+    for_each_name(trash.as_fd(), |name| match unlinkat(&trash, name, UnlinkatFlags::NoRemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(Errno::EISDIR | Errno::EPERM) => flatten(trash.as_fd(), name),
+        Err(errno) => Err(errno),
+    })
 }
 
-fn flatten(trash: BorrowedFd<'_>, name: &CStr, todo: &mut Vec<CString>) -> Result<(), Errno> {
+fn flatten(trash: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
     make_passable(trash, name)?;
     let directory = directory::open_to_read(trash, name)?;
-    for child in directory::names(directory.as_fd())? {
-        match unlinkat(&directory, child.as_c_str(), UnlinkatFlags::NoRemoveDir) {
-            Ok(()) | Err(Errno::ENOENT) => {}
+    for_each_name(directory.as_fd(), |child| {
+        match unlinkat(&directory, child, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
             Err(Errno::EISDIR | Errno::EPERM) => {
-                make_passable(directory.as_fd(), &child)?;
-                let fresh = staging::unique();
-                renameat(&directory, child.as_c_str(), trash, fresh.as_str())?;
-                todo.push(CString::new(fresh).expect("BUG: a generated name has no NUL"));
+                make_passable(directory.as_fd(), child)?;
+                renameat(&directory, child, trash, staging::unique().as_str())
             }
-            Err(errno) => return Err(errno),
+            Err(errno) => Err(errno),
+        }
+    })?;
+    unlinkat(trash, name, UnlinkatFlags::RemoveDir)
+}
+
+/// Takes each name out of a directory. Some at a time: the jail decides how many there are.
+fn for_each_name(
+    directory: BorrowedFd<'_>,
+    mut take_out: impl FnMut(&CStr) -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    loop {
+        let some = directory::some_names(directory, 4096)?;
+        if some.is_empty() {
+            return Ok(());
+        }
+        for name in &some {
+            take_out(name)?;
         }
     }
-    unlinkat(trash, name, UnlinkatFlags::RemoveDir)
 }
 
 /// What may not be written cannot be emptied or moved.

@@ -78,7 +78,7 @@ impl<'a> Sorting<'a> {
                 continue;
             }
             // A directory is what is in it.
-            let comes = change.jail.filter(|jail| Node::of(jail) != Node::Directory);
+            let comes = change.jail.as_deref().filter(|jail| Node::of(jail) != Node::Directory);
             match comes {
                 None => self.goes(change, judgement),
                 Some(_) => puts.push((*change, *judgement)),
@@ -112,7 +112,7 @@ impl<'a> Sorting<'a> {
     fn goes(&mut self, change: &'a Change, judgement: &'a Judgement) {
         let path = self.repository.path(&change.path);
         // What a directory held goes by itself; a new one is in the place of nothing that the jail saw.
-        let was = change.host.is_some_and(|host| Node::of(&host) != Node::Directory);
+        let was = change.host.as_deref().is_some_and(|host| Node::of(host) != Node::Directory);
         match self.repository.tree.get(&path) {
             Some(entry) if !was && !entry.is_gitlink() => {
                 self.silent.unrecorded += usize::from(change.is_shown());
@@ -164,7 +164,7 @@ impl<'a> Sorting<'a> {
         attributes: &Attributes,
         part: Option<Vec<u8>>,
     ) -> Result<(), ReviewError> {
-        let Some(jail) = &change.jail else { return Ok(()) };
+        let Some(jail) = change.jail.as_deref() else { return Ok(()) };
         let path = self.repository.path(&change.path);
         let old = self.repository.tree.get(&path).filter(|entry| entry.mode.starts_with("100"));
         let link = Node::of(jail) == Node::Symlink;
@@ -176,7 +176,10 @@ impl<'a> Sorting<'a> {
             _ => "100644",
         };
         if change.kind == Kind::Mode {
-            let same = change.host.is_some_and(|host| executable(host.st_mode) == executable(jail.st_mode));
+            let same = change
+                .host
+                .as_deref()
+                .is_some_and(|host| executable(host.st_mode) == executable(jail.st_mode));
             if same || !self.repository.has_modes() {
                 self.silent.unrecorded += 1;
                 return Ok(());
@@ -308,7 +311,7 @@ impl Look {
 
 /// Directories of the jail where the host has a link.
 fn links(changes: &Changes) -> BTreeSet<WorkPath> {
-    let link = |change: &&Change| change.host.is_some_and(|host| Node::of(&host) == Node::Symlink);
+    let link = |change: &&Change| change.host.as_deref().is_some_and(|host| Node::of(host) == Node::Symlink);
     changes.iter().filter(link).map(|change| change.path.clone()).collect()
 }
 
