@@ -174,9 +174,7 @@ impl Diff {
             !(silent && change.kind == Kind::Deleted && renames.is_old_name(&change.path))
         });
         if self.json {
-            let all: Vec<Shown<'_>> =
-                listed.map(|(change, judgement)| json(change, judgement, &renames)).collect();
-            return Ok(format!("{:#}\n", serde_json::json!(all)).into_bytes());
+            return Ok(list(listed.map(|(change, judgement)| json(change, judgement, &renames))));
         }
         text.extend(listed.flat_map(|(change, judgement)| line(change, judgement, &renames).into_bytes()));
         Ok(text)
@@ -207,6 +205,19 @@ fn stat(sides: &Sides<'_>, chosen: &[(&Change, &Judgement)]) -> std::io::Result<
     let files = if lines.len() == 1 { "file" } else { "files" };
     text.push_str(&format!("{} {files}, {} lines added, {} removed\n", lines.len(), all.added, all.removed));
     Ok(text)
+}
+
+/// As JSON, one after the other: the values of all at once would take many times what the text does.
+fn list<'a>(all: impl Iterator<Item = Shown<'a>>) -> Vec<u8> {
+    let mut text = String::from("[");
+    for (index, shown) in all.enumerate() {
+        text.push_str(if index == 0 { "\n" } else { ",\n" });
+        let value = format!("{:#}", serde_json::json!(shown));
+        let lines: Vec<String> = value.lines().map(|line| format!("  {line}")).collect();
+        text.push_str(&lines.join("\n"));
+    }
+    text.push_str(if text.len() > 1 { "\n]\n" } else { "]\n" });
+    text.into_bytes()
 }
 
 fn json<'a>(change: &'a Change, judgement: &'a Judgement, renames: &Renames) -> Shown<'a> {
