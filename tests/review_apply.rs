@@ -620,6 +620,12 @@ fn nothing_comes_over_that_makes_git_take_one_object_for_another() {
         }
     }
     assert!(ran.stderr.contains("look at .git/objects/pack/pack-b.idx: a pack of git objects"), "{ran}");
+    // What only the list that stays would have is not deleted.
+    jail.sh("rm .git/refs/heads/main bare/refs/heads/main").succeeded();
+    apply(&jail, &[]).ended(1);
+    for repository in [".git", "bare"] {
+        assert_eq!(read(&jail, &format!("{repository}/refs/heads/main")), "01 refs/replace/0123\n");
+    }
     jail.jailmk("discard", &[]).succeeded();
     jail.sh("echo 01 refs/heads/replace >.git/packed-refs; echo 01 refs/tags/a >bare/packed-refs")
         .succeeded();

@@ -67,6 +67,8 @@ struct Standings<'a> {
     upper: &'a Tree,
     host: &'a Tree,
     known: HashMap<WorkPath, Standing>,
+    /// Lists of refs, and whether they have replacements.
+    lists: HashMap<WorkPath, bool>,
 }
 
 impl Policy {
@@ -108,7 +110,7 @@ impl Policy {
 
     /// Judges each change, in their order; a link that leads out becomes one that is never applied.
     pub fn judge(&self, changes: &mut Changes, upper: &Tree, host: &Tree) -> Vec<Judgement> {
-        let mut standings = Standings { upper, host, known: HashMap::new() };
+        let mut standings = Standings { upper, host, known: HashMap::new(), lists: HashMap::new() };
         let mut gone: Option<(WorkPath, String)> = None;
         let judge = |change: &mut Change| {
             if change.never.is_none() && leads_out(change, upper, host) {
@@ -258,7 +260,7 @@ impl Standings<'_> {
 
     /// Whether a change in a git directory whose top has so many names is no more than history, and makes nothing
     /// that git has stored something else.
-    fn adds_history(&self, change: &Change, top: usize) -> bool {
+    fn adds_history(&mut self, change: &Change, top: usize) -> bool {
         let path = &change.path;
         let forged = match change.kind {
             Kind::Changed | Kind::Type => is_object(path, top),
@@ -266,8 +268,16 @@ impl Standings<'_> {
             _ => false,
         };
         let plain = matches!(change.node(), Node::File | Node::Directory);
-        let refs = path.name() == OsStr::new("packed-refs") && change.kind != Kind::Deleted;
-        plain && is_history(path, top) && !forged && !(refs && self.replaces(path))
+        if !plain || forged || !is_history(path, top) {
+            return false;
+        }
+        let below = path.names().nth(top);
+        let listed = match change.kind {
+            // What the list, which stays, would have instead.
+            Kind::Deleted => below == Some(OsStr::new("refs")),
+            _ => below == Some(OsStr::new("packed-refs")),
+        };
+        !(listed && self.replaces(path, top))
     }
 
     /// Whether it belongs to a pack that the host has.
@@ -280,14 +290,22 @@ impl Standings<'_> {
                 .is_some_and(|parent| self.host.status(&parent.child(pack.as_os_str())) != Ok(None))
     }
 
-    /// Whether a list of refs has replacements, or cannot be read.
-    fn replaces(&self, path: &WorkPath) -> bool {
-        let mut refs = Vec::new();
-        let read = self.upper.open_file_at(path).map_err(Into::into);
-        let read = read.and_then(|file| file.take(REFS_LIMIT + 1).read_to_end(&mut refs));
-        let wanted = protected::REPLACEMENT;
-        !read.is_ok_and(|length| length as u64 <= REFS_LIMIT)
-            || refs.windows(wanted.len()).any(|window| window == wanted)
+    /// Whether the list of refs that a git directory would get has replacements, or cannot be read.
+    fn replaces(&mut self, path: &WorkPath, top: usize) -> bool {
+        let git = path.names().take(top).fold(WorkPath::top(), |above, name| above.child(name));
+        let list = git.child("packed-refs".as_ref());
+        if !matches!(self.upper.status(&list), Ok(Some(stat)) if !tree::is_whiteout(&stat)) {
+            return false;
+        }
+        let upper = self.upper;
+        *self.lists.entry(list).or_insert_with_key(|list| {
+            let mut refs = Vec::new();
+            let read = upper.open_file_at(list).map_err(Into::into);
+            let read = read.and_then(|file| file.take(REFS_LIMIT + 1).read_to_end(&mut refs));
+            let wanted = protected::REPLACEMENT;
+            !read.is_ok_and(|length| length as u64 <= REFS_LIMIT)
+                || refs.windows(wanted.len()).any(|window| window == wanted)
+        })
     }
 
     /// From the directory above, which is known.
