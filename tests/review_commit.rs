@@ -288,7 +288,7 @@ fn what_apply_leaves_is_not_in_the_commit() {
     let conflict = "later: conflict: the jail changed it, and the host's has changed since the jail began (";
     assert!(left.iter().any(|left| left.starts_with(conflict)), "{ran}");
     for line in [
-        ".github/workflows/ci.yml: held back: CI configuration",
+        ".github/workflows/ci.yml: held back: CI configuration of a repository",
         ".vscode/tasks.json: held back: editor configuration",
         ".gitattributes: held back: git configuration",
         ".git/hooks/post-commit: held back: git directory",

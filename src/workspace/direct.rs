@@ -11,7 +11,7 @@ use std::path::Path;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::AT_FDCWD;
+use nix::fcntl::{AT_FDCWD, FcntlArg, OFlag, fcntl};
 
 use super::git_config::{self, NAMED};
 use super::journal::Stamp;
@@ -181,9 +181,10 @@ fn node(workspace: &Tree, name: &WorkPath) -> Option<Node> {
 
 /// The first names of a directory, in order, and whether it has more; none of one that cannot be read.
 fn names(workspace: &Tree, path: &WorkPath) -> (Vec<OsString>, bool) {
-    let Ok(mut directory) = workspace.open_directory(path).and_then(Dir::from_fd) else {
-        return (Vec::new(), false);
-    };
+    let Ok(opened) = workspace.open_directory(path) else { return (Vec::new(), false) };
+    // To look leaves no trace; of somebody else's directory it may.
+    let _ = fcntl(&opened, FcntlArg::F_SETFL(OFlag::O_NOATIME));
+    let Ok(mut directory) = Dir::from_fd(opened) else { return (Vec::new(), false) };
     let is_name = |name: &OsString| !matches!(name.as_bytes(), b"." | b"..");
     let read = directory.iter().map_while(Result::ok).map(|entry| tree::os(entry.file_name()).to_owned());
     let mut names: Vec<OsString> = read.filter(is_name).take(NAMES + 1).collect();
