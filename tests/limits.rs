@@ -5,7 +5,7 @@ mod jail;
 use std::fs;
 use std::path::Path;
 
-use jail::{Jail, has_cgroup_v2, has_landlock, need, need_cgroup_v2, probe, runs};
+use jail::{Jail, has_cgroup_v2, has_landlock, need, need_cgroup_v2, need_landlock, probe, runs};
 
 /// Every cgroup of the jail that [`limited`] makes under this name.
 fn leaves(name: &str) -> Vec<String> {
@@ -318,6 +318,10 @@ fn the_callers_limit_of_file_sizes_is_told_by_jailmk_and_ends_the_command_as_eve
     let jail = Jail::tools("").fresh_state().by_shell("ulimit -f 0; exec \"$@\"");
     let ran = jail.sh("true").ended(125);
     assert!(ran.stderr.contains("jailmk: cannot ") && ran.stderr.contains("File too large"), "{ran}");
+    if !need_landlock(1) {
+        // jailmk runs from a copy there, which is such a file itself.
+        return;
+    }
     let jail = Jail::small().by_shell("ulimit -f 1; exec \"$@\"");
     jail.sh("exec dd if=/dev/zero of=/tmp/large bs=4096 count=1").ended(128 + 25);
 }

@@ -10,7 +10,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use jail::{Jail, Running, probe, run, runs, until};
+use jail::{Jail, Running, need_landlock, probe, run, runs, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -81,6 +81,10 @@ fn without_a_command_the_specs_runs() {
 
 #[test]
 fn a_spec_that_lies_elsewhere_is_entered_from_a_directory_that_is_gone() {
+    // Built-in specs ask for it.
+    if !need_landlock(1) {
+        return;
+    }
     let jail = Jail::tools("").by_shell(
         "mkdir gone && cd gone && rmdir ../gone && jailmk=$1 && shift 3
          \"$jailmk\" enter shell --plan >../plan && \"$jailmk\" enter elsewhere \"$@\"",

@@ -218,6 +218,7 @@ fn a_hangup_reaches_everyone_and_a_request_the_command_alone() {
     let seen = terminal.see("ready", 0);
     let leader = Pid::from_raw(i32::try_from(terminal.child.id()).expect("a process id"));
     let [jailmk] = children(leader)[..] else { panic!("the leader has one child") };
+    jail::until("the group is there", || runs("sleep\x00401.25"));
     kill(jailmk, Signal::SIGHUP).expect("signal jailmk");
     terminal.see("asked", seen);
     assert!(runs("sleep\x00401.25"));
