@@ -157,6 +157,11 @@ impl JailPath {
         JailPath(path)
     }
 
+    /// Appends names, one after the other.
+    pub fn below<'n>(&self, names: impl IntoIterator<Item = &'n OsStr>) -> JailPath {
+        names.into_iter().fold(self.clone(), |path, name| path.child(name))
+    }
+
     /// The containing directory; `None` for `/`.
     pub fn parent(&self) -> Option<JailPath> {
         self.0.parent().map(|p| JailPath(p.to_owned()))

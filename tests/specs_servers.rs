@@ -111,11 +111,7 @@ fn redis_serves_the_host_by_mounts_in_place_of_its_memory() {
     if !need_program("/usr/bin/redis-server") {
         return;
     }
-    let jail = Jail::spec(
-        "include = [\"redis\"]\n\
-         [[mount]]\nfrom = \"PLACE/data\"\nto = \"/var/lib/redis\"\nmode = \"read-write\"\nexec = false\n\
-         [[mount]]\nfrom = \"PLACE/socket\"\nto = \"/run/redis\"\nmode = \"read-write\"\n",
-    );
+    let jail = on_the_host("redis", "/var/lib/redis", "/run/redis");
     let (data, socket) = (jail.place.directory("data"), jail.place.directory("socket").join("redis.sock"));
     let mut running = jail.begin(&[]);
     running.until("redis listens", || UnixStream::connect(&socket).is_ok());
@@ -164,11 +160,7 @@ fn postgres_is_jailed_with_its_data_on_the_host() {
     if !need_program("/usr/lib/postgresql") {
         return;
     }
-    let jail = Jail::spec(
-        "include = [\"postgres\"]\n\
-         [[mount]]\nfrom = \"PLACE/data\"\nto = \"/var/lib/postgresql\"\nmode = \"read-write\"\nexec = false\n\
-         [[mount]]\nfrom = \"PLACE/socket\"\nto = \"/run/postgresql\"\nmode = \"read-write\"\n",
-    );
+    let jail = on_the_host("postgres", "/var/lib/postgresql", "/run/postgresql");
     let (data, socket) = (jail.place.directory("data"), jail.place.directory("socket"));
     // The second time there is a cluster.
     for _ in 0..2 {
@@ -182,6 +174,15 @@ fn postgres_is_jailed_with_its_data_on_the_host() {
         assert!(ran.stderr.contains("database system is shut down"), "{ran}");
         assert!(data.join("data/PG_VERSION").is_file());
     }
+}
+
+/// A server whose data and socket are in `data` and `socket` of the jail's place.
+fn on_the_host(server: &str, data: &str, socket: &str) -> Jail {
+    Jail::spec(format!(
+        "include = [\"{server}\"]\n\
+         [[mount]]\nfrom = \"PLACE/data\"\nto = \"{data}\"\nmode = \"read-write\"\nexec = false\n\
+         [[mount]]\nfrom = \"PLACE/socket\"\nto = \"{socket}\"\nmode = \"read-write\"\n"
+    ))
 }
 
 /// A second jail of a server that listens already, with the same data: its process ids are the same.
@@ -205,11 +206,7 @@ fn a_second_jail_with_the_data_of_a_postgres_that_runs_is_refused() {
     if !need_program("/usr/lib/postgresql") {
         return;
     }
-    let jail = Jail::spec(
-        "include = [\"postgres\"]\n\
-         [[mount]]\nfrom = \"PLACE/data\"\nto = \"/var/lib/postgresql\"\nmode = \"read-write\"\nexec = false\n\
-         [[mount]]\nfrom = \"PLACE/socket\"\nto = \"/run/postgresql\"\nmode = \"read-write\"\n",
-    );
+    let jail = on_the_host("postgres", "/var/lib/postgresql", "/run/postgresql");
     jail.place.directory("data");
     let socket = jail.place.directory("socket").join(".s.PGSQL.5432");
     a_second_jail_is_refused(&jail, &socket, "another jail uses the cluster in /var/lib/postgresql/data");
@@ -220,11 +217,7 @@ fn a_second_jail_with_the_data_of_a_redis_that_runs_is_refused() {
     if !need_program("/usr/bin/redis-server") {
         return;
     }
-    let jail = Jail::spec(
-        "include = [\"redis\"]\n\
-         [[mount]]\nfrom = \"PLACE/data\"\nto = \"/var/lib/redis\"\nmode = \"read-write\"\nexec = false\n\
-         [[mount]]\nfrom = \"PLACE/socket\"\nto = \"/run/redis\"\nmode = \"read-write\"\n",
-    );
+    let jail = on_the_host("redis", "/var/lib/redis", "/run/redis");
     jail.place.directory("data");
     let socket = jail.place.directory("socket").join("redis.sock");
     a_second_jail_is_refused(&jail, &socket, "cannot lock /var/lib/redis: another jail");

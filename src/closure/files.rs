@@ -460,7 +460,7 @@ impl Copy<'_> {
         for entry in walk(&host) {
             let entry = entry.map_err(|error| list_error(real, error))?;
             let Ok(relative) = entry.path().strip_prefix(&host) else { continue };
-            let target = relative.iter().fold(to.clone(), |path, name| path.child(name));
+            let target = to.below(relative);
             if collector.is_excluded(target.as_path()) {
                 continue;
             }

@@ -47,15 +47,15 @@ pub(super) fn rows(plan: &Plan, caller: &Caller) -> Vec<Row> {
     let mounted: Vec<(&Tree, &Place, Option<&str>)> = mounted
         .filter(|(tree, place, _)| !(tree.flags.read_only && place.path().as_path() == Path::new(RESOLVER)))
         .collect();
+    // Of a directory that is not made yet, the path is as written.
     let sources: Vec<PathBuf> =
         mounted.iter().map(|(tree, ..)| located::without_links(tree.source.real_path())).collect();
     let homes = Homes::of(caller, &sources);
     let dangers = located::all(caller, &homes);
     let mut rows = Vec::new();
     let mut of_root: Vec<&Path> = Vec::new();
-    for (tree, place, how) in mounted {
-        rows.push(row(tree, place, how, &dangers, &homes));
-        let source = tree.source.real_path();
+    for ((tree, place, how), source) in mounted.into_iter().zip(&sources) {
+        rows.push(row(tree, source, place, how, &dangers, &homes));
         // The parts of a mount that are mounts again give no more than the whole.
         if is_read_as_root(tree) && !of_root.iter().any(|above| source.starts_with(above)) {
             rows.push(read_as_root(tree, place));
@@ -77,14 +77,20 @@ fn read_as_root(tree: &Tree, place: &Place) -> Row {
     )
 }
 
-fn row(tree: &Tree, place: &Place, how: Option<&str>, dangers: &[Located], homes: &Homes) -> Row {
-    // Of a directory that is not made yet, the path is as written.
-    let source = located::without_links(tree.source.real_path());
+/// `source` is the tree's without links.
+fn row(
+    tree: &Tree,
+    source: &Path,
+    place: &Place,
+    how: Option<&str>,
+    dangers: &[Located],
+    homes: &Homes,
+) -> Row {
     let flags = tree.flags;
     let writable = !flags.read_only;
-    let is_wide = WIDE.iter().any(|wide| Path::new(wide) == source) || homes.are_within(&source);
+    let is_wide = WIDE.iter().any(|wide| Path::new(wide) == source) || homes.are_within(source);
     let is_installed = INSTALLED.iter().any(|directory| source.starts_with(directory));
-    let sockets = sockets(&source);
+    let sockets = sockets(source);
 
     let mut exposure = match (writable, flags.noexec) {
         (false, _) => 1,
@@ -120,7 +126,7 @@ fn row(tree: &Tree, place: &Place, how: Option<&str>, dangers: &[Located], homes
         }
     }
     for danger in dangers {
-        let Some(relation) = danger.relation(&source, writable) else { continue };
+        let Some(relation) = danger.relation(source, writable) else { continue };
         match kinds.iter_mut().find(|met: &&mut Met<'_>| met.kind == danger.kind) {
             // A socket that is known by its place, too.
             Some(met) if met.names.is_empty() => {

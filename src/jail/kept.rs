@@ -3,7 +3,6 @@
 //! and to what is hidden, become mount points, for a mount point cannot be renamed, and so none can be put in
 //! their place.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -35,7 +34,7 @@ impl<'a> Kept<'a> {
     /// The way to each of these, so that the next jail finds what it hides under the same names.
     pub(super) fn add_ways<'p>(&mut self, hidden: impl Iterator<Item = &'p WorkPath>) {
         for path in hidden {
-            self.hidden.insert(path.names().fold(self.place.clone(), |at, name| at.child(name)));
+            self.hidden.insert(self.place.below(path.names()));
             self.add_way(path.relative());
         }
     }
@@ -72,7 +71,7 @@ impl<'a> Kept<'a> {
 
     /// Plans a read-only mount of `below`, and mounts of the directories on the way to it.
     fn add(&mut self, below: &Path) {
-        let place = below.iter().fold(self.place.clone(), |place, name| place.child(name));
+        let place = self.place.below(below);
         let is_hidden = |place: &JailPath| self.hidden.contains(place);
         if std::iter::successors(Some(place.clone()), JailPath::parent).any(|place| is_hidden(&place)) {
             return;
@@ -97,9 +96,7 @@ impl<'a> Kept<'a> {
                 continue;
             }
             let Some(planned) = self.mount(&place, path.clone(), false) else { return false };
-            if let Entry::Vacant(entry) = self.planned.entry(place.clone()) {
-                entry.insert(planned);
-            }
+            self.planned.insert(place.clone(), planned);
         }
         true
     }

@@ -96,7 +96,7 @@ impl Planned {
 
     /// Nothing, over a path below `top`.
     fn cover(top: &JailPath, path: &WorkPath, kind: Kind) -> Planned {
-        let place = path.names().fold(top.clone(), |at, name| at.child(name));
+        let place = top.below(path.names());
         let mounted = Mounted::Hidden(scratch::Cover::new(&place, kind));
         Planned { place, mounted, writable: Writable::No }
     }

@@ -219,13 +219,8 @@ fn each(
 }
 
 fn clear(directory: BorrowedFd<'_>, name: &CString, file: File) {
-    let Ok(alone) = directory.try_clone_to_owned().and_then(|fd| {
-        let reopened = directory::open_to_read(fd.as_fd(), ".")?;
-        Ok(File::from(reopened))
-    }) else {
-        return;
-    };
-    let Ok(_alone) = lock(alone, FlockArg::LockExclusiveNonblock) else { return };
+    let Ok(alone) = directory::open_to_read(directory, ".") else { return };
+    let Ok(_alone) = lock(File::from(alone), FlockArg::LockExclusiveNonblock) else { return };
     let Ok(file) = lock(file, FlockArg::LockExclusiveNonblock) else { return };
     if parse(&file).unwrap_or_default().iter().all(Loaded::is_as_loaded) {
         let _ = unlinkat(directory, name.as_c_str(), UnlinkatFlags::NoRemoveDir);

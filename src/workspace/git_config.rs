@@ -11,11 +11,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::path::WorkPath;
+use crate::rootfs::without_dots;
 
 /// What such a path is.
 pub const NAMED: &str = "named by git's configuration";
@@ -139,7 +140,7 @@ impl Place<'_> {
             (Some(rest), Some(home)) => home.join(OsStr::from_bytes(rest)),
             _ => from.join(OsStr::from_bytes(value)),
         };
-        plain(&path)
+        without_dots(&path)
     }
 
     /// As it is written, and where that leads now.
@@ -163,23 +164,10 @@ impl Place<'_> {
                 .top
                 .join(OsStr::from_bytes(word.trim_ascii_start().strip_prefix(b"/").unwrap_or_default()));
             if word.starts_with(b"/") && below.is_file() {
-                self.add(&plain(&below), found);
+                self.add(&without_dots(&below), found);
             }
         }
     }
-}
-
-/// Without `.` and `..`.
-fn plain(path: &Path) -> PathBuf {
-    let mut plain = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::CurDir => {}
-            Component::ParentDir => drop(plain.pop()),
-            other => plain.push(other),
-        }
-    }
-    plain
 }
 
 /// See git-config(1): what is run, and what says what is run.
