@@ -311,7 +311,8 @@ fn a_sandbox_in_the_jail_cannot_fill_the_hosts_log() {
     if need("the kernel's audit log", ran.status != 3, &["host", "uml", "6.1", "6.12"]) {
         let ran = ran.succeeded();
         let counts: Vec<u32> = ran.stdout.lines().map(|line| line.parse().expect("a number")).collect();
-        // Outside the same is logged.
-        assert!(counts.len() == 2 && counts[0] >= 20 && counts[1] == 0, "{ran}");
+        // Outside the same is logged; of the four records of each denial the kernel's queue of 64 loses some
+        // when the processor is busy.
+        assert!(counts.len() == 2 && counts[0] >= 5 && counts[1] == 0, "{ran}");
     }
 }
