@@ -34,7 +34,7 @@
 #include <unistd.h>
 
 #define INSIDE 1000
-#define INSTRUCTIONS 223 /* as many as jailmk's default profile has */
+#define INSTRUCTIONS 283 /* as many as jailmk's default profile has */
 
 static const char *left_out;
 
@@ -111,13 +111,16 @@ static void make_mounts(int root)
     static const char *const TMPFS[] = {"size", "1073741824", "nr_inodes", "65536", "mode", "0700", NULL};
     static const char *const DEVPTS[] = {"ptmxmode", "0666", "mode", "0620", "max", "1024", NULL};
     static const char *const SHOWN[] = {"home/agent", "run", "var/tmp", "dev/shm", "tmp", NULL};
-    static const char *const MASKED[] = {"acpi", "config.gz", "driver", "interrupts", "kallsyms", "kcore",
-        "key-users", "keys", "kmsg", "kpagecgroup", "kpagecount", "kpageflags", "slabinfo", "timer_list",
-        "vmallocinfo", "asound", "latency_stats", "mdstat", "modules", "sched_debug", "scsi",
-        "sysrq-trigger", "timer_stats", NULL};
+    static const char *const MASKED[] = {"1/cmdline", "acpi", "asound", "cmdline", "config.gz", "crypto",
+        "diskstats", "driver", "interrupts", "kallsyms", "kcore", "key-users", "keys", "kmsg", "kpagecgroup",
+        "kpagecount", "kpageflags", "latency_stats", "mdstat", "modules", "partitions", "sched_debug",
+        "schedstat", "scsi", "slabinfo", "softirqs", "swaps", "sysrq-trigger", "timer_list", "timer_stats",
+        "vmallocinfo", NULL};
     static const char *const READ_ONLY[] = {"bus", "fs", "irq", "sys", NULL};
     static const char *const DEVICES[] = {"null", "zero", "full", "random", "urandom", "tty", NULL};
-    static const char *const LIMITS[] = {"user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time", NULL};
+    static const char *const LIMITS[] = {"user_namespaces", "mnt_namespaces", "pid_namespaces",
+        "net_namespaces", "ipc_namespaces", "uts_namespaces", "cgroup_namespaces", "time_namespaces",
+        "inotify_instances", NULL};
     char path[64];
 
     int proc = new_filesystem("proc", NULL, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
@@ -151,9 +154,10 @@ static void make_mounts(int root)
     }
     attach(new_filesystem("devpts", DEVPTS, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC), root, "dev/pts");
     for (int i = 0; LIMITS[i]; i++) {
-        snprintf(path, sizeof path, "max_%s_namespaces", LIMITS[i]);
+        snprintf(path, sizeof path, "max_%s", LIMITS[i]);
         int fd = openat(limits, path, O_WRONLY | O_CLOEXEC);
-        check(fd >= 0 && write(fd, "0", 1) == 1, path);
+        const char *value = LIMITS[i + 1] ? "0" : "64";
+        check(fd >= 0 && write(fd, value, strlen(value)) > 0, path);
         close(fd);
     }
 }
@@ -249,7 +253,11 @@ static void child(int channel, int root_fd, char **arguments)
     setsid();
     limit(RLIMIT_CORE, 0);
     limit(RLIMIT_NOFILE, 1024);
+    limit(RLIMIT_MEMLOCK, 8 << 20);
+    limit(RLIMIT_MSGQUEUE, 800 << 10);
+    limit(RLIMIT_SIGPENDING, 4096);
     limit(RLIMIT_NPROC, 2048);
+    limit(RLIMIT_DATA, 1ULL << 34);
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     if (wanted("landlock"))
         landlock();

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use nix::unistd::{geteuid, getresgid, getresuid};
 
 use crate::error::{Report, StageError, status};
@@ -39,17 +39,17 @@ The manual: man jailmk, man jailmk-enter, man jailmk-spec";
 /// Builds a minimal root filesystem and locks a coding agent or a server into it.
 #[derive(Debug, Parser)]
 #[command(name = "jailmk", version, disable_help_subcommand = true, max_term_width = 100, after_help = START)]
-pub struct Arguments {
+struct Arguments<Commands: FromArgMatches + Subcommand> {
     #[command(subcommand)]
-    command: Command,
+    command: Commands,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Resolve a spec and assemble its root filesystem
     Build(Build),
-    /// Run a command in the jail, building it first when needed
-    Enter(Enter),
+    #[command(flatten)]
+    Enter(OnlyEnter),
     /// Show what jails changed in a reviewed workspace
     Diff(Diff),
     /// Bring changes over to the host
@@ -76,6 +76,21 @@ enum Command {
     Schema,
     /// Print a completion script for a shell
     Completions(Completions),
+}
+
+/// The command whose start is not to wait until the others' options are defined.
+#[derive(Debug, Subcommand)]
+enum OnlyEnter {
+    /// Run a command in the jail, building it first when needed
+    Enter(Enter),
+}
+
+/// What the command line asks for; where it is wrong, a message and the end of the process.
+fn parse() -> Command {
+    match std::env::args_os().nth(1) {
+        Some(first) if first == "enter" => Command::Enter(Arguments::<OnlyEnter>::parse().command),
+        _ => Arguments::<Command>::parse().command,
+    }
 }
 
 /// The spec that a command works on.
@@ -354,7 +369,7 @@ fn parse_points(text: &str) -> Result<Points, String> {
 
 /// The definition that help texts, completions and the manual's test are made from.
 pub fn definition() -> clap::Command {
-    Arguments::command()
+    Arguments::<Command>::command()
 }
 
 /// What a command came to: its exit status, or the error that is shown.
@@ -444,13 +459,13 @@ pub fn run() -> ExitCode {
     if let Err(error) = inherited::settle() {
         return refused(&error);
     }
-    let arguments = Arguments::parse();
+    let command = parse();
     if let Err(refusal) = refuse_privilege() {
         return refused(&refusal);
     }
-    let outcome = match arguments.command {
+    let outcome = match command {
         Command::Build(build) => build.run(),
-        Command::Enter(enter) => enter.run(),
+        Command::Enter(OnlyEnter::Enter(enter)) => enter.run(),
         Command::Diff(diff) => diff.run(),
         Command::Apply(apply) => apply.run(),
         Command::Discard(discard) => discard.run(),
