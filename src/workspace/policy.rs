@@ -30,7 +30,7 @@ pub struct Judgement {
 
 /// The built-in list, the spec's, and the spec itself.
 pub struct Policy {
-    globs: GlobSet,
+    globs: Result<GlobSet, globset::Error>,
     own: Vec<WorkPath>,
     /// What the spec has its tree built from.
     taken: Vec<WorkPath>,
@@ -71,25 +71,29 @@ struct Standings<'a> {
     lists: HashMap<WorkPath, bool>,
 }
 
+/// Matches what patterns name at any depth, whatever the case of its letters.
+///
+/// # Errors
+/// One cannot be matched so, or they are too many to be matched at once.
+fn everywhere<'a>(patterns: impl Iterator<Item = &'a str>) -> Result<GlobSet, globset::Error> {
+    let mut globs = GlobSetBuilder::new();
+    for pattern in patterns {
+        let pattern = pattern.trim_end_matches('/');
+        for whole in [pattern.to_owned(), format!("{pattern}/**")] {
+            for glob in [format!("**/{whole}"), whole] {
+                globs.add(GlobBuilder::new(&glob).literal_separator(true).case_insensitive(true).build()?);
+            }
+        }
+    }
+    globs.build()
+}
+
 impl Policy {
     /// From the spec of the session; when that is gone, what it protected beside the table is not known.
     pub fn new(spec: Option<&Spec>, session: &Session) -> Policy {
-        let mut globs = GlobSetBuilder::new();
         let patterns =
             spec.and_then(reviewed).map(|workspace| workspace.protect.as_slice()).unwrap_or_default();
-        for pattern in patterns {
-            let pattern = pattern.value.trim_end_matches('/');
-            for whole in [pattern.to_owned(), format!("{pattern}/**")] {
-                for glob in [format!("**/{whole}"), whole] {
-                    // The reader of the spec has refused what is no glob.
-                    if let Ok(glob) =
-                        GlobBuilder::new(&glob).literal_separator(true).case_insensitive(true).build()
-                    {
-                        globs.add(glob);
-                    }
-                }
-            }
-        }
+        let globs = everywhere(patterns.iter().map(|pattern| pattern.value.as_str()));
         let inside = |path: &Path| WorkPath::new(path.strip_prefix(session.workspace.as_path()).ok()?).ok();
         let own = spec.into_iter().flat_map(|spec| &spec.sources).filter_map(|source| match &source.origin {
             SourceOrigin::File(path) => inside(path),
@@ -98,7 +102,7 @@ impl Policy {
         let taken = spec.map(taken).unwrap_or_default();
         let taken = taken.iter().filter_map(|path| inside(path)).filter(|path| *path != WorkPath::top());
         Policy {
-            globs: globs.build().unwrap_or_else(|_| GlobSet::empty()),
+            globs,
             own: own.collect(),
             taken: taken.collect(),
             behind: protected::at_top()
@@ -140,8 +144,10 @@ impl Policy {
         if self.taken.iter().any(is_taken) {
             return (Some("the jail's tree is built from it".into()), None);
         }
-        if self.globs.is_match(path.relative()) {
-            return (Some("protected by the spec".into()), None);
+        match &self.globs {
+            Ok(globs) if !globs.is_match(path.relative()) => {}
+            Ok(_) => return (Some("protected by the spec".into()), None),
+            Err(error) => return (Some(format!("the spec's `protect` cannot be followed: {error}")), None),
         }
         let turns = matches!(change.kind, Kind::Deleted | Kind::Type) || change.node() == Node::Symlink;
         let leads = |(place, _): &&(WorkPath, _)| path.is_within(place) || turns && place.is_within(path);
@@ -429,6 +435,19 @@ fn escapes(host: &Tree, parent: &WorkPath, target: &OsStr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn patterns_hold_at_any_depth_in_any_case_and_are_never_dropped() {
+        let globs = everywhere(["Keys/*.{pem,key}", "deploy/"].into_iter()).unwrap();
+        for path in ["keys/a.PEM", "x/y/KEYS/a.key", "DEPLOY", "a/deploy/b/c"] {
+            assert!(globs.is_match(path), "{path}");
+        }
+        for path in ["keys/a/b.pem", "deployed", "a.pem"] {
+            assert!(!globs.is_match(path), "{path}");
+        }
+        let many: Vec<String> = (0..800).map(|number| format!("{number}*{}", "[a-z]?".repeat(40))).collect();
+        assert!(everywhere(many.iter().map(String::as_str)).is_err());
+    }
 
     #[test]
     fn a_link_may_not_climb_above_the_top_nor_behind_a_name() {
