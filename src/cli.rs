@@ -426,8 +426,13 @@ fn print(text: impl std::fmt::Display) -> Result<(), OutputError> {
 
 /// One line to the person in front of the terminal.
 fn say(text: impl std::fmt::Display) {
+    complain(format_args!("jailmk: {text}"));
+}
+
+/// Whole lines on standard error, by one call: others write to the same log.
+fn complain(text: impl std::fmt::Display) {
     // A closed stderr is the caller's wish.
-    let _ = writeln!(io::stderr().lock(), "jailmk: {text}");
+    let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
 }
 
 /// The program has privileges that its caller has not.
@@ -483,7 +488,7 @@ pub fn run() -> ExitCode {
     match outcome {
         Ok(status) => ExitCode::from(status),
         Err(failure) => {
-            let _ = writeln!(io::stderr().lock(), "{}", Report(&*failure.error));
+            complain(Report(&*failure.error));
             ExitCode::from(failure.status)
         }
     }
@@ -491,7 +496,7 @@ pub fn run() -> ExitCode {
 
 /// Before any command.
 fn refused(error: &dyn StageError) -> ExitCode {
-    let _ = writeln!(io::stderr().lock(), "{}", Report(error));
+    complain(Report(error));
     ExitCode::from(status::FAILED)
 }
 

@@ -442,8 +442,7 @@ fn answer(question: &str) -> std::io::Result<Option<char>> {
 }
 
 fn hint(text: &str) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stderr().lock(), "hint: {text}");
+    super::complain(format_args!("hint: {text}"));
 }
 
 /// Where the spec's changes are, when there are none of the workspace that it means here.

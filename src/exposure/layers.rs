@@ -132,6 +132,7 @@ fn weigh(step: &Step, plan: &Plan) -> Option<Row> {
         Step::Mount(Mounted::Host(_) | Mounted::Overlay(_) | Mounted::Hidden(_) | Mounted::Tmpfs(_))
         | Step::Loopback
         | Step::Terminal
+        | Step::Signals
         | Step::Directory(_) => None,
     }
 }

@@ -65,6 +65,7 @@ fn of_step(step: &Step) -> &'static [&'static str] {
         | Step::Session
         | Step::Resources(_)
         | Step::Capabilities(_)
+        | Step::Signals
         | Step::AwaitProceed => &[],
     }
 }

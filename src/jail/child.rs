@@ -84,6 +84,7 @@ pub fn run(plan: &Plan, control: &Channel, time: Option<Duration>) -> ! {
 
 fn apply(step: &Step, ground: &mut Ground<'_>) -> Result<(), Errno> {
     match step {
+        Step::Signals => signal::reset_all_but(&KEPT),
         Step::BecomeInside => {
             ground.control.await_order(Order::Mapped)?;
             identity::become_inside()
@@ -205,8 +206,7 @@ fn start(plan: &Plan, ground: &Ground<'_>) -> Errno {
             return errno;
         }
     }
-    if let Err(errno) = signal::reset_all_but(&KEPT)
-        .and_then(|()| sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None))
+    if let Err(errno) = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
         .and_then(|()| ground.control.report(&Report::Ready { cgroup_namespace: ground.cgroup_namespace }))
         // After jailmk's last call but execve(2): the profile is made for the command.
         .and_then(|()| plan.profile().map_or(Ok(()), seccomp::Profile::apply))

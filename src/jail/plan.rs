@@ -29,6 +29,8 @@ pub struct Plan {
 
 /// One thing that the child does.
 pub enum Step {
+    /// Gives signals their default action.
+    Signals,
     /// Waits for the maps and takes the ids on.
     BecomeInside,
     /// Ties its life to the supervisor's.
@@ -119,6 +121,9 @@ fn order(
     let directory = jail.command.directory.to_string_lossy().into_owned();
     let mut steps = Vec::with_capacity(32);
 
+    // For the command: PID 1 handles what it waits for, and nothing else reaches it. First, for the supervisor is
+    // waited for next, and meanwhile this costs nothing.
+    steps.push(Step::Signals);
     // An unmapped user owns nothing: every file it made would belong to nobody.
     steps.push(Step::BecomeInside);
     // After the ids changed, which clears the death signal; before anything is worth stealing. Not
@@ -179,6 +184,7 @@ fn order(
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Step::Signals => f.write_str("give all signals but HUP, INT and QUIT their default action"),
             Step::BecomeInside => write!(f, "become uid {0} and gid {0}", crate::layer::identity::INSIDE),
             Step::DieWithSupervisor => f.write_str("die with the supervisor, be undumpable"),
             Step::CgroupNamespace => f.write_str("create a cgroup namespace"),

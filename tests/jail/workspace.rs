@@ -13,6 +13,16 @@ use super::{Jail, Ran, binary, need};
 /// The section of a workspace that is reviewed: `work` in the jail's place.
 pub const REVIEW: &str = "[workspace]\nmode = \"review\"\npath = \"PLACE/work\"\n";
 
+/// The section of one that is written at once: `work` in the jail's place.
+pub const DIRECT: &str = "[workspace]\nmode = \"direct\"\npath = \"PLACE/work\"\n";
+
+/// A jail with the small tools and a direct workspace, to which sections and further keys are added.
+pub fn at_work(sections: &str) -> Jail {
+    let jail = Jail::tools(format!("{DIRECT}{sections}"));
+    jail.place.directory("work");
+    jail
+}
+
 /// An overlay in a user namespace; User Mode Linux has none.
 pub fn need_overlay() -> bool {
     need("an overlay in a user namespace", has_overlay(), &["uml"])
