@@ -4,11 +4,11 @@
 mod jail;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use jail::Jail;
 use jail::workspace::at_work;
+use jail::{Jail, is_root};
 
 #[test]
 fn the_specs_own_files_in_a_direct_workspace_cannot_be_changed_moved_or_replaced() {
@@ -332,6 +332,22 @@ fn a_direct_workspace_of_too_many_names_says_so() {
     }
     let ran = jail.sh("true").succeeded();
     assert!(ran.stderr.contains("weaker: the workspace or its git directory has too many names"), "{ran}");
+}
+
+#[test]
+fn a_direct_workspace_that_cannot_be_looked_into_is_refused() {
+    if is_root() {
+        return;
+    }
+    let jail = at_work("");
+    jail.place.file("work/.git/config", "[core]\n");
+    for mode in [0o300, 0o100] {
+        fs::set_permissions(jail.place.join("work"), fs::Permissions::from_mode(mode)).expect("chmod");
+        let ran = jail.sh("echo evil >.git/config").refused(125, "cannot open the workspace `");
+        assert!(ran.stderr.contains("what is protected in it is looked up"), "{ran}");
+    }
+    fs::set_permissions(jail.place.join("work"), fs::Permissions::from_mode(0o755)).expect("chmod");
+    assert_eq!(jail.prints("cat .git/config"), "[core]\n");
 }
 
 #[test]

@@ -134,6 +134,9 @@ impl StageError for JailError {
             JailError::Source { role: "workspace", cause: Errno::ENOENT, .. } => {
                 one("the path is taken relative to the directory where `jailmk enter` is called")
             }
+            JailError::Source { role: "workspace", cause: Errno::EACCES, .. } => {
+                one("make it readable for you: what is protected in it is looked up")
+            }
             JailError::Source { cause: Errno::ENOENT, .. } => {
                 one("make it, or write `create = true` or `optional = true` in this mount")
             }

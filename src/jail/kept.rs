@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+
 use super::mounted::Planned;
 use crate::layer::mounts::{Source, Tree};
 use crate::layer::place::Missing;
@@ -55,13 +57,17 @@ impl<'a> Kept<'a> {
 
     /// What is protected at the top of a direct workspace and is there. Its top is read and nothing below: how large
     /// the workspace is makes no difference.
-    pub(super) fn add_protected(&mut self) {
-        let names = Protected::of(self.above.source.real_path()).names;
+    ///
+    /// # Errors
+    /// The workspace cannot be read: what must be kept in it is not known.
+    pub(super) fn add_protected(&mut self) -> Result<(), Errno> {
+        let names = Protected::of(self.above.source.real_path())?.names;
         for (name, ..) in names.iter().filter(|(.., care)| *care == Care::Kept) {
             if open_itself(self.above.source.real_path().join(name.relative())).is_some() {
                 self.add(name.relative());
             }
         }
+        Ok(())
     }
 
     /// What is decided.

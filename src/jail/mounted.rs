@@ -136,7 +136,9 @@ pub(super) fn plan(
                 kept.add_ways(covers.iter().map(|(path, _)| path));
                 kept.add_spec_files(spec);
                 if is_workspace {
-                    kept.add_protected();
+                    let path = setting.caller.locate(source.path)?;
+                    let (role, at) = (source.role, source.at.clone());
+                    kept.add_protected().map_err(|cause| JailError::Source { role, path, at, cause })?;
                 }
                 planned.extend(kept.into_planned());
             }

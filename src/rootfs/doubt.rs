@@ -29,8 +29,8 @@ use crate::spec::{SourceOrigin, Spec};
 use crate::written::Written;
 
 const DIRECTORY: &str = "doubt";
-/// Specs are few, and paths short.
-const RECORD_LIMIT: u64 = 1 << 20;
+/// More than as many specs as there can be take, with the longest paths and each byte of them escaped.
+const RECORD_LIMIT: u64 = 4 << 20;
 
 /// A file of a spec.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -107,9 +107,12 @@ impl Protected {
         found
     }
 
-    /// The same of a directory that is not open yet; nothing of what cannot be opened.
-    pub fn of(path: &Path) -> Protected {
-        open(path).map(|tree| Protected::look(&tree, path)).unwrap_or_default()
+    /// The same of a directory that is not open yet.
+    ///
+    /// # Errors
+    /// As open(2).
+    pub fn of(path: &Path) -> Result<Protected, Errno> {
+        open(path).map(|tree| Protected::look(&tree, path))
     }
 }
 
