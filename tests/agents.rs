@@ -173,6 +173,9 @@ fn a_program_of_a_mount_without_its_loader_or_interpreter_is_told_what_it_lacks(
     jail.place.program("tools/script", "#! /opt/node -x\n");
     let ran = jail.run(&["/srv/tools/script"]).ended(127);
     assert!(ran.stderr.contains("its interpreter is not: add \"/opt/node\" to `programs`"), "{ran}");
+    std::os::unix::fs::symlink("/opt/gone", jail.place.join("tools/link")).expect("make a link");
+    let ran = jail.run(&["/srv/tools/link"]).ended(127);
+    assert!(ran.stderr.contains("/srv/tools/link is a link to /opt/gone, which is not there"), "{ran}");
 }
 
 #[test]

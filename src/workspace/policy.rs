@@ -71,7 +71,7 @@ struct Standings<'a> {
     lists: HashMap<WorkPath, bool>,
 }
 
-/// Matches what patterns name at any depth, whatever the case of its letters.
+/// Matches what patterns name at any depth, whatever the case of its ASCII letters.
 ///
 /// # Errors
 /// One cannot be matched so, or they are too many to be matched at once.
