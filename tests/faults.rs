@@ -187,6 +187,23 @@ fn every_call_of_every_step_that_fails_is_told_by_its_step_and_leaves_nothing() 
     assert!(silent.is_empty(), "no failure named these: {silent:#?}");
 }
 
+#[test]
+fn a_step_that_fails_before_the_supervisor_does_its_part_is_told_too() {
+    let ground = Ground::new();
+    // The third line of the plan, the first of the jail's own.
+    let told = format!("jailmk: cannot {}", plan(&ground.jail)[2]);
+    let calls = ground.whole.calls[ground.first].iter().enumerate();
+    let resets: Vec<usize> =
+        calls.filter(|(_, call)| **call == libc::SYS_rt_sigaction).map(|(index, _)| index).take(3).collect();
+    assert_eq!(resets.len(), 3);
+    for call in resets {
+        let act = Act::FailFirst(Errno::ENOTRECOVERABLE);
+        let ran = ground.run(Some(Fault { process: ground.first, call, act }));
+        assert_eq!(ran.status, 125, "call {call}: {ran:?}");
+        assert!(ran.stderr.contains(&told), "call {call}: {ran:?}");
+    }
+}
+
 /// The steps as `enter --plan` prints them, without their numbers.
 fn plan(jail: &Jail) -> Vec<String> {
     let options = ["--plan", "--", "sh", "-c", "echo in"].map(OsStr::new);

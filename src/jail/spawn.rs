@@ -10,11 +10,11 @@ use nix::sys::statfs::{FsType, fstatfs};
 use nix::unistd::{Pid, Uid, fchown, setgroups};
 
 use crate::jail::child;
-use crate::jail::control::{Channel, Order};
+use crate::jail::control::{Channel, Order, Report};
 use crate::jail::error::SpawnError;
 use crate::jail::mounted::Mounted;
 use crate::jail::plan::{Plan, Step};
-use crate::jail::supervisor::{End, ORDERS, OnStart, Running, Signals, Started, Supervisor};
+use crate::jail::supervisor::{self, End, ORDERS, OnStart, Running, Signals, Started, Supervisor};
 use crate::jail::terminal::CallerTerminal;
 use crate::layer::identity::{Identity, Standing};
 use crate::layer::mounts::{self, Owners, Tree};
@@ -70,7 +70,15 @@ pub fn run(mut plan: Plan, supervision: Supervision<'_>) -> Result<End, SpawnErr
         Err(cause) => return Err(preparing(&plan.namespaces.to_string())(cause.into())),
     };
     drop(theirs);
-    plan.identity.map(child.pid()).map_err(preparing(&plan.identity.to_string()))?;
+    if let Err(cause) = plan.identity.map(child.pid()) {
+        // Nobody but root can map the ids of a process that has ended: then it is a step before that has failed.
+        drop(child);
+        let earlier = match ours.next_report() {
+            Ok(Some(Report::StepFailed { step, errno })) => Some(supervisor::step_failed(&plan, step, errno)),
+            _ => None,
+        };
+        return Err(earlier.unwrap_or_else(|| preparing(&plan.identity.to_string())(cause)));
+    }
     // Before the child goes on, which makes it undumpable.
     let started = supervision.started.map(|tell| {
         let pid = child.pid();

@@ -270,7 +270,7 @@ impl<'a> Supervisor<'a> {
                     Ok(Some(Report::Killed(signal))) => end = Some(self.killed(signal)),
                     Ok(Some(Report::ExecFailed(cause))) => failure = Some(self.exec_failed(cause)),
                     Ok(Some(Report::StepFailed { step, errno })) => {
-                        failure = Some(self.step_failed(step, errno));
+                        failure = Some(step_failed(self.plan, step, errno));
                     }
                     Ok(None) => break,
                     Err(cause) => return Err(preparing("hear from the jail's first process")(cause)),
@@ -419,18 +419,19 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn step_failed(&self, index: usize, cause: Errno) -> SpawnError {
-        match self.plan.steps.get(index) {
-            Some(step) => SpawnError::Step { step: step.to_string(), cause, hints: step.hints(cause) },
-            None => SpawnError::Died,
-        }
-    }
-
     fn exec_failed(&self, cause: Errno) -> SpawnError {
         let name =
             self.plan.command.arguments.strings().first().map(|name| name.to_bytes()).unwrap_or_default();
         let name = std::os::unix::ffi::OsStrExt::from_bytes(name);
         SpawnError::Exec { command: printable(name).to_string(), cause, lead: None }
+    }
+}
+
+/// What the jail's first process reports of a step of its plan.
+pub(super) fn step_failed(plan: &Plan, index: usize, cause: Errno) -> SpawnError {
+    match plan.steps.get(index) {
+        Some(step) => SpawnError::Step { step: step.to_string(), cause, hints: step.hints(cause) },
+        None => SpawnError::Died,
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Fault {
 pub enum Act {
     /// It fails.
     Fail(Errno),
+    /// It fails, and the maker of its process goes on only when that has ended.
+    FailFirst(Errno),
     /// This process dies; the call itself is made, if its maker lives.
     Kill(Index),
     /// It takes so long.
@@ -103,7 +105,7 @@ pub fn run(mut command: Command, place: &Path, fault: Option<Fault>) -> Traced {
         | Options::PTRACE_O_EXITKILL;
     ptrace::seize(first, options).expect("trace sh");
     kill(first, Signal::SIGCONT).expect("continue sh");
-    let mut tracer = Tracer { pids: vec![first], processes: BTreeMap::new(), fault, at: None };
+    let mut tracer = Tracer { pids: vec![first], processes: BTreeMap::new(), fault, at: None, held: None };
     tracer.processes.insert(first, Followed::new(false));
     let watch = watch(child.id());
     let status = tracer.follow(first);
@@ -128,6 +130,8 @@ struct Tracer {
     processes: BTreeMap<Pid, Followed>,
     fault: Option<Fault>,
     at: Option<i64>,
+    /// A maker that goes on when what it made, the second, has ended.
+    held: Option<(Pid, Pid)>,
 }
 
 impl Tracer {
@@ -143,10 +147,12 @@ impl Tracer {
                 Err(error) => panic!("wait: {error}"),
                 Ok(WaitStatus::Exited(pid, code)) => {
                     ended += usize::from(self.pids.contains(&pid));
+                    self.let_go(pid);
                     status = status.or((pid == first).then_some(code));
                 }
                 Ok(WaitStatus::Signaled(pid, signal, _)) => {
                     ended += usize::from(self.pids.contains(&pid));
+                    self.let_go(pid);
                     status = status.or((pid == first).then_some(-(signal as i32)));
                 }
                 Ok(event) => self.handle(event),
@@ -201,12 +207,29 @@ impl Tracer {
                 if FORKS.iter().any(|fork| *fork as i32 == event)
                     && let Ok(child) = ptrace::getevent(pid)
                 {
-                    self.know(Pid::from_raw(i32::try_from(child).expect("a process id")));
+                    let child = Pid::from_raw(i32::try_from(child).expect("a process id"));
+                    self.know(child);
+                    if self.is_first_to_end(child) {
+                        self.held = Some((pid, child));
+                        return;
+                    }
                 }
                 self.go_on(pid, None);
             }
             WaitStatus::Stopped(_, signal) => self.go_on(pid, Some(signal)),
             _ => {}
+        }
+    }
+
+    fn is_first_to_end(&self, pid: Pid) -> bool {
+        self.fault.is_some_and(|fault| {
+            matches!(fault.act, Act::FailFirst(_)) && self.pids.get(fault.process) == Some(&pid)
+        })
+    }
+
+    fn let_go(&mut self, ended: Pid) {
+        if let Some((maker, _)) = self.held.take_if(|(_, made)| *made == ended) {
+            self.go_on(maker, None);
         }
     }
 
@@ -233,7 +256,7 @@ impl Tracer {
         };
         self.at = Some(number);
         match fault.act {
-            Act::Fail(errno) => {
+            Act::Fail(errno) | Act::FailFirst(errno) => {
                 followed.result = Some(errno);
                 // No call has this number.
                 registers.orig_rax = u64::MAX;
