@@ -2,10 +2,9 @@
 
 use std::error::Error as _;
 use std::fmt;
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,9 +14,9 @@ use cgroups_rs::cpu::CpuController;
 use cgroups_rs::memory::MemController;
 use cgroups_rs::pid::PidController;
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag, open};
+use nix::fcntl::{Flock, FlockArg, OFlag, open, openat};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::Pid;
 
 use super::hierarchy::{Place, missing, read, write};
@@ -54,7 +53,7 @@ impl Armed {
         jail_name: &str,
         policy: Policy,
     ) -> Result<Armed, CgroupError> {
-        let path = make_directory(place.group(), jail_name)?;
+        let path = make_directory(&place, jail_name, policy.controllers().needed)?;
         let directory = match open_locked(&path) {
             Ok(directory) => directory,
             Err(errno) => {
@@ -64,18 +63,8 @@ impl Armed {
         };
         let left = Left::of(own, place.group(), &policy);
         let mut armed = Armed { path, directory, place, policy, swap_accounted: true, left, removed: false };
-        // Another supervisor may have removed the shared group, and a third one made it anew, just before
-        // this leaf: then it came to be in a group that gave it nothing.
-        if armed.place.shared() && armed.lacks_controllers() {
-            return Err(CgroupError::Create { path: armed.path.clone(), source: Errno::ENODEV.into() });
-        }
         armed.set_limits()?;
         Ok(armed)
-    }
-
-    fn lacks_controllers(&self) -> bool {
-        let present = read(&self.path.join("cgroup.controllers")).unwrap_or_default();
-        !missing(self.policy.controllers().needed, &present).is_empty()
     }
 
     /// Not memory.high: it slows a jail down that nobody watches, where swap is 0 to a crawl, instead of
@@ -262,23 +251,46 @@ pub(super) fn group_name(jail_name: &str, pid: u32, count: u64) -> String {
     format!("jailmk-{jail_name}-{pid}-{count}")
 }
 
-fn make_directory(group: &Path, jail_name: &str) -> Result<PathBuf, CgroupError> {
+/// Makes a leaf, in a shared group one that has the files of the controllers `needed`.
+fn make_directory(place: &Place, jail_name: &str, needed: &[&'static str]) -> Result<PathBuf, CgroupError> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
+    let failed = |path: &Path, source: io::Error| CgroupError::Create { path: path.to_owned(), source };
+    let group =
+        open(place.group(), DIRECTORY, Mode::empty()).map_err(|errno| failed(place.group(), errno.into()))?;
+    // Another supervisor may have removed the shared group since it was found, and a third one have made it anew
+    // without controllers yet. ORDER: looked at before the leaf is made, and by one descriptor. In a leaf that is
+    // there already they would be seen before their files are (cgroup_subtree_control_write() sets the mask
+    // first); a leaf that is made meanwhile waits for them.
+    if place.shared() {
+        let enabled = enabled_in(group.as_fd()).map_err(|error| failed(place.group(), error))?;
+        if !missing(needed, &enabled).is_empty() {
+            return Err(failed(place.group(), Errno::ENODEV.into()));
+        }
+    }
     loop {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = group.join(group_name(jail_name, std::process::id(), count));
-        match DirBuilder::new().mode(0o755).create(&path) {
+        let name = group_name(jail_name, std::process::id(), count);
+        let path = place.group().join(&name);
+        match mkdirat(&group, name.as_str(), Mode::from_bits_truncate(0o755)) {
             Ok(()) => return Ok(path),
             // Left by an earlier process of the same PID.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && count < 1 << 16 => {}
-            Err(source) => return Err(CgroupError::Create { path, source }),
+            Err(Errno::EEXIST) if count < 1 << 16 => {}
+            Err(errno) => return Err(failed(&path, errno.into())),
         }
     }
 }
 
+/// The controllers that children of `group` get.
+fn enabled_in(group: BorrowedFd<'_>) -> io::Result<String> {
+    let file = openat(group, "cgroup.subtree_control", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    io::read_to_string(fs::File::from(file))
+}
+
+const DIRECTORY: OFlag =
+    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
 fn open_locked(path: &Path) -> Result<Flock<OwnedFd>, Errno> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let directory = open(path, flags, Mode::empty())?;
+    let directory = open(path, DIRECTORY, Mode::empty())?;
     Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)
 }
 
