@@ -18,6 +18,7 @@ pub mod chance;
 pub mod checks;
 pub mod probe;
 pub mod terminal;
+pub mod weighed;
 pub mod workspace;
 
 use std::ffi::OsStr;
