@@ -5,6 +5,7 @@ mod jail;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::process::Command;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use jail::workspace::{REVIEW, changes, has_overlay, need_overlay, reviewed, reviewed_with, snapshot};
 use jail::{Jail, need, need_root, probe, tools};
@@ -184,6 +185,63 @@ fn discard_drops_everything_or_what_is_named() {
     jail.jailmk("discard", &[]).succeeded();
     assert_eq!(changes(&jail), Vec::<String>::new());
     assert_eq!(jail.prints("ls; cat kept"), "kept\ntree\nkept");
+}
+
+#[test]
+fn a_file_of_the_first_tick_of_a_second_is_no_conflict() {
+    if !need_overlay() {
+        return;
+    }
+    let jail = reviewed();
+    jail.prints("true");
+    let path = jail.place.join("work/file");
+    let until = Instant::now() + Duration::from_secs(2);
+    let mut found = false;
+    while !found && Instant::now() < until {
+        fs::write(&path, "host\n").expect("write a file");
+        found = fs::metadata(&path).expect("look at a file").ctime_nsec() == 0;
+    }
+    if !need("a clock with a tick at whole seconds", found, &["host", "uml", "6.1", "6.12"]) {
+        return;
+    }
+    jail.sh("echo jail >>file").succeeded();
+    assert_eq!(changes(&jail), ["changed  file"]);
+}
+
+#[test]
+fn where_times_are_whole_seconds_a_change_in_the_jails_first_one_is_a_conflict() {
+    if !need_overlay() || !need_root() {
+        return;
+    }
+    let mkfs = "/sbin/mkfs.ext4";
+    let there = [mkfs, "/dev/loop-control"].iter().all(|path| fs::exists(path).is_ok_and(|there| there));
+    if !need("mkfs.ext4 and loop devices", there, &["uml", "6.1", "6.12"]) {
+        return;
+    }
+    let jail = reviewed();
+    let (image, work) = (jail.place.join("image"), jail.place.join("work"));
+    fs::File::create(&image).and_then(|file| file.set_len(16 << 20)).expect("make a file");
+    jail.place.file("content/file", "host\n");
+    // Inodes with no room for fractions.
+    let made = Command::new(mkfs)
+        .args(["-q", "-I", "128", "-d"])
+        .args([jail.place.join("content"), image.clone()])
+        .output()
+        .expect("start mkfs");
+    assert!(made.status.success(), "{made:?}");
+    let jail = jail.by_shell(&format!(
+        "exec unshare -m sh -c 'mount -o loop {} {} && exec \"$@\"' sh \"$@\"",
+        image.display(),
+        work.display()
+    ));
+    // Most of a second is left.
+    let fraction = || SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").subsec_millis();
+    jail::until("a second has begun", || fraction() < 300);
+    let running = jail.start("echo jail >file; echo ready; cat").ready();
+    let seen = format!("/proc/{}/root{}/file", running.pid(), work.display());
+    fs::write(seen, "HOST\n").expect("write a file");
+    assert_eq!(running.end().status, 0);
+    assert_eq!(changes(&jail), ["changed  file   [conflict: the host's has changed since the jail began]"]);
 }
 
 #[test]

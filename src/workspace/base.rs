@@ -61,6 +61,7 @@ impl Room {
 
 /// Keeps what has no base yet and may have one.
 pub(super) fn keep(session: &Session, upper: &Tree, host: &Tree, journal: &mut Journal) {
+    let grain = host.grain();
     let mut room = Room::beside(journal);
     let mut kept: Vec<(WorkPath, Record)> = Vec::new();
     let fresh = journal
@@ -73,7 +74,7 @@ pub(super) fn keep(session: &Session, upper: &Tree, host: &Tree, journal: &mut J
             continue;
         }
         let Ok((text, now)) = text(host, path) else { continue };
-        if !now.is_as_seen(&before, record.since) {
+        if !now.is_as_seen(&before, record.since, grain) {
             continue;
         }
         let digest: [u8; 32] = Sha256::digest(&text).into();

@@ -13,7 +13,7 @@ use super::error::{ReviewError, Side};
 use super::extent::Extent;
 use super::journal::{Journal, Record, Stamp, Time};
 use super::path::WorkPath;
-use super::tree::{self, Node, Tree};
+use super::tree::{self, Grain, Node, Tree};
 
 /// What happened to a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,6 +202,8 @@ struct Directory {
 struct Comparison<'a> {
     upper: &'a Tree,
     host: &'a Tree,
+    /// The host's.
+    grain: Grain,
     journal: &'a Journal,
     found: Vec<Change>,
     /// Paths that turned out to be never applied, after their change was found or without one.
@@ -223,6 +225,7 @@ pub fn compare(upper: &Tree, host: &Tree, journal: &Journal) -> Result<Changes, 
     let mut comparison = Comparison {
         upper,
         host,
+        grain: host.grain(),
         journal,
         found: Vec::new(),
         never: BTreeMap::new(),
@@ -523,7 +526,9 @@ impl Comparison<'_> {
             (Some(before), Some(there)) if before.node == Node::Directory && there.node == before.node => {
                 None
             }
-            (Some(before), Some(there)) => (!there.is_as_seen(before, since)).then_some(Conflict::Changed),
+            (Some(before), Some(there)) => {
+                (!there.is_as_seen(before, since, self.grain)).then_some(Conflict::Changed)
+            }
         }
     }
 
@@ -534,7 +539,7 @@ impl Comparison<'_> {
         }
         let Ok(Some(there)) = tree::status_in(directory, path.name()) else { return };
         let is_directory = Node::of(&there) == Node::Directory;
-        let fresh = |since: Time| Stamp::of(&there).changed.may_be_after(since);
+        let fresh = |since: Time| Stamp::of(&there).changed.may_be_after(since, self.grain);
         // A directory is stamped by what happens in it, which is looked at by itself.
         let conflict = since.filter(|since| !is_directory && fresh(*since)).map(|_| Conflict::Changed);
         if is_directory && !path.is_too_long() {

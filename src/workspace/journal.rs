@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use nix::sys::stat::FileStat;
 
 use super::path::WorkPath;
-use super::tree::Node;
+use super::tree::{Grain, Node};
 use crate::manifest::lock::{Hex, parse_hex};
 
 const HEADER: &[u8] = b"jailmk journal 2";
@@ -47,8 +47,8 @@ impl Time {
 
     /// Whether a file that was stamped so may have been stamped after `since`. A file system that keeps
     /// whole seconds says less.
-    pub fn may_be_after(self, since: Time) -> bool {
-        self > since || self.nanoseconds == 0 && self.seconds >= since.seconds
+    pub fn may_be_after(self, since: Time, grain: Grain) -> bool {
+        self > since || grain == Grain::Seconds && self.seconds >= since.seconds
     }
 
     /// Reads `seconds.nanoseconds`.
@@ -95,8 +95,8 @@ impl Stamp {
     }
 
     /// Whether a host's file is the one that a jail which began at `since` saw as `before`.
-    pub fn is_as_seen(&self, before: &Stamp, since: Time) -> bool {
-        self == before && !self.changed.may_be_after(since)
+    pub fn is_as_seen(&self, before: &Stamp, since: Time, grain: Grain) -> bool {
+        self == before && !self.changed.may_be_after(since, grain)
     }
 
     /// The same file with the same content; a rename may have stamped it.
@@ -337,10 +337,13 @@ mod tests {
     }
 
     #[test]
-    fn a_stamp_of_whole_seconds_is_taken_as_the_end_of_its_second() {
+    fn a_stamp_is_taken_as_the_end_of_its_second_where_whole_seconds_are_kept_and_only_there() {
         let since = Time { seconds: 5, nanoseconds: 500 };
-        assert!(Time { seconds: 5, nanoseconds: 0 }.may_be_after(since));
-        assert!(!Time { seconds: 4, nanoseconds: 0 }.may_be_after(since));
-        assert!(!since.may_be_after(since));
+        let at = |seconds, nanoseconds| Time { seconds, nanoseconds };
+        assert!(
+            at(5, 0).may_be_after(since, Grain::Seconds) && !at(4, 0).may_be_after(since, Grain::Seconds)
+        );
+        assert!(!at(5, 0).may_be_after(since, Grain::Ticks) && at(5, 501).may_be_after(since, Grain::Ticks));
+        assert!(!since.may_be_after(since, Grain::Ticks));
     }
 }

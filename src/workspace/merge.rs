@@ -101,7 +101,9 @@ impl<'a> Merging<'a> {
         let base = match record.base.and_then(|digest| base::read(self.session, &digest)) {
             Some(base) => base,
             None if before.size > base::LARGEST => return Err(Unmerged::Large),
-            None if !before.is_as_seen(&before, record.since) => return Err(Unmerged::Early),
+            None if !before.is_as_seen(&before, record.since, self.host.grain()) => {
+                return Err(Unmerged::Early);
+            }
             None => return Err(Unmerged::NoBase),
         };
         let bits = bits(before.mode & 0o777, now.mode & 0o777, jail.st_mode & 0o777)?;

@@ -69,6 +69,15 @@ pub enum Unreadable {
     Refused,
 }
 
+/// How finely a file system keeps times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grain {
+    /// Whole seconds.
+    Seconds,
+    /// As the clock that stamps files.
+    Ticks,
+}
+
 /// A tree by its top.
 #[derive(Debug)]
 pub struct Tree {
@@ -90,6 +99,16 @@ impl Tree {
     /// Its top, and no tree any more.
     pub fn into_top(self) -> OwnedFd {
         self.top
+    }
+
+    /// How finely the times of its files are kept; where its top does not tell, the less. A single file could not:
+    /// where the clock began with a whole second and was never corrected, one tick in some hundred ends one.
+    pub fn grain(&self) -> Grain {
+        let Ok(top) = fstat(&self.top) else { return Grain::Seconds };
+        match [top.st_atime_nsec, top.st_mtime_nsec, top.st_ctime_nsec] {
+            [0, 0, 0] => Grain::Seconds,
+            _ => Grain::Ticks,
+        }
     }
 
     /// Opens a directory for reading its names.
