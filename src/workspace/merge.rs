@@ -101,7 +101,7 @@ impl<'a> Merging<'a> {
         let base = match record.base.and_then(|digest| base::read(self.session, &digest)) {
             Some(base) => base,
             None if before.size > base::LARGEST => return Err(Unmerged::Large),
-            None if !before.is_as_seen(&before, record.since, self.host.grain()) => {
+            None if before.changed.may_be_after(record.since, self.host.grain()) => {
                 return Err(Unmerged::Early);
             }
             None => return Err(Unmerged::NoBase),

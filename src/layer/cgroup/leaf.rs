@@ -24,6 +24,9 @@ use super::left::Left;
 use super::{CgroupError, Origin, Policy, Usage};
 use crate::path::printable;
 
+/// A group is opened to be locked, and for what is in it.
+const DIRECTORY: OFlag =
+    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 /// The period of cpu.max in µs: the kernel's default.
 const CPU_PERIOD: u64 = 100_000;
 /// The least quota that the kernel takes, in µs.
@@ -285,9 +288,6 @@ fn enabled_in(group: BorrowedFd<'_>) -> io::Result<String> {
     let file = openat(group, "cgroup.subtree_control", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
     io::read_to_string(fs::File::from(file))
 }
-
-const DIRECTORY: OFlag =
-    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 fn open_locked(path: &Path) -> Result<Flock<OwnedFd>, Errno> {
     let directory = open(path, DIRECTORY, Mode::empty())?;
