@@ -7,9 +7,8 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use jail::weighed::{AS_ROOT, exposure, found, row, total, weighed};
-use jail::{Jail, has_landlock, need, need_root};
-use nix::unistd::geteuid;
+use jail::weighed::{AS_ROOT, exposure, found, points, row, total, weighed};
+use jail::{Jail, has_landlock, is_root, need, need_root};
 use serde_json::Value;
 
 #[test]
@@ -51,10 +50,6 @@ fn mount_of(path: &str, mode: &str, files: &[&str]) -> Value {
         jail.place.file(Path::new("home").join(file), "x");
     }
     row(&weighed(&jail), "/tmp/a").clone()
-}
-
-fn points(row: &Value) -> f64 {
-    row["exposure"].as_f64().expect("a number")
 }
 
 #[test]
@@ -157,7 +152,7 @@ impl Drop for Removed {
 
 #[test]
 fn what_root_mounts_of_a_users_home_is_weighed_as_theirs() {
-    if !geteuid().is_root() {
+    if !is_root() {
         return;
     }
     // Homes are found in /home, too: an account is not made for a test.

@@ -20,8 +20,13 @@ pub fn row<'a>(weighed: &'a Value, name: &str) -> &'a Value {
 }
 
 /// What a row counts for.
+pub fn points(row: &Value) -> f64 {
+    row["exposure"].as_f64().expect("a number")
+}
+
+/// The same of the row of that name.
 pub fn exposure(weighed: &Value, name: &str) -> f64 {
-    row(weighed, name)["exposure"].as_f64().expect("a number")
+    points(row(weighed, name))
 }
 
 /// What all count for.
